@@ -1,0 +1,325 @@
+"""The one file that knows Hydra and OmegaConf: from a command line to a checked dataclass.
+
+Hydra composes the YAML groups; what comes out is converted leaf by leaf, so that unknown keys and
+wrong types are all reported together, each with its key, its value and what to do.
+"""
+
+import dataclasses
+import difflib
+import logging
+import os
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dr.config import VARIANTS, ConfigError, Problem
+
+T = TypeVar("T")
+
+PATH_KEYS = frozenset(
+    {
+        "shards",
+        "outputs",
+        "cache",
+        "rerun",
+        "run",
+        "images",
+        "out",
+        "data.images",
+        "data.labels",
+        "data.folder",
+        "model.weights",
+    }
+)
+"""Keys whose values are paths: quoted before Hydra parses them."""
+
+_OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[A-Za-z_][\w.]*)=(?P<value>.*)", re.DOTALL)
+_LITERAL = re.compile(r"null|'.*'|\".*\"|\[.*\]", re.DOTALL)
+
+_SPELLINGS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    list[float]: "a list of numbers",
+    list[str]: "a list of texts",
+    list[Any]: "a list",
+}
+
+
+def conf_folder() -> Path:
+    """The folder of YAML groups: inside the package when installed, beside it in a clone."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def quote_path(value: str) -> str:
+    """A path as a quoted string of Hydra's grammar, whatever characters it holds."""
+    literal = value.replace("${", r"\${")
+    literal = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", literal)
+    literal = re.sub(r"(\\+)$", lambda match: match[1] * 2, literal)
+    return f"'{literal}'"
+
+
+def hydra_arguments(arguments: Sequence[str], groups: frozenset[str]) -> list[str]:
+    """Arguments as Hydra is given them.
+
+    Values of path keys are quoted. Keys that name no group are forced (`++`), so that a misspelt
+    one arrives at our own check and is reported with all other problems.
+    """
+    multirun = any(argument in ("-m", "--multirun") for argument in arguments)
+    return [_hydra_argument(argument, groups, multirun=multirun) for argument in arguments]
+
+
+def _hydra_argument(argument: str, groups: frozenset[str], *, multirun: bool) -> str:
+    match = _OVERRIDE.fullmatch(argument)
+    if match is None or match["key"] in groups or match["key"].split(".")[0] == "hydra":
+        return argument
+    value = match["value"]
+    if match["key"] in PATH_KEYS and value and not _LITERAL.fullmatch(value):
+        paths = value.split(",") if multirun and not Path(value).exists() else [value]
+        value = ",".join(quote_path(path) for path in paths)
+    return f"{match['prefix'] or '++'}{match['key']}={value}"
+
+
+def group_names(folders: Sequence[Path]) -> frozenset[str]:
+    """Names of the groups: the folders that lie in the configuration folders."""
+    return frozenset(
+        entry.name for folder in folders if folder.is_dir() for entry in folder.iterdir()
+        if entry.is_dir()
+    )
+
+
+def _user_folders(arguments: Sequence[str]) -> list[Path]:
+    folders = []
+    for number, argument in enumerate(arguments):
+        if argument in ("--config-dir", "-cd") and number + 1 < len(arguments):
+            folders.append(Path(arguments[number + 1]))
+        elif argument.startswith("--config-dir="):
+            folders.append(Path(argument.partition("=")[2]))
+    return folders
+
+
+def build(schema: type[T], values: Mapping[str, Any]) -> T:
+    """An instance of the dataclass `schema` from nested plain values.
+
+    Raises ConfigError with every unknown key and every value of a wrong type.
+    """
+    problems: list[Problem] = []
+    built = _build(schema, values, "", problems)
+    if problems:
+        raise ConfigError(problems)
+    return typing.cast(T, built)
+
+
+def _build(schema: type, values: Any, path: str, problems: list[Problem]) -> Any:
+    if not isinstance(values, Mapping):
+        problems.append(Problem(path, values, f"is a group; choose one, as in {path}=..."))
+        return None
+    chosen = _variant(schema, values, path, problems)
+    if chosen is None:
+        return None
+    fields = {field.name: field for field in dataclasses.fields(chosen)}
+    problems += _unknown(values, fields, path)
+    hints = typing.get_type_hints(chosen)
+    arguments = {}
+    for name in fields:
+        if name in values:
+            key = f"{path}.{name}" if path else name
+            arguments[name] = _field(chosen, name, hints[name], values[name], key, problems)
+        elif _is_required(fields[name]):
+            problems.append(Problem(name, None, f"is missing; choose one, as in {name}=..."))
+    return None if problems else chosen(**arguments)
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def _variant(
+    schema: type, values: Mapping[str, Any], path: str, problems: list[Problem]
+) -> type | None:
+    if schema not in VARIANTS:
+        return schema
+    tag, classes = VARIANTS[schema]
+    chosen = classes.get(str(values.get(tag)))
+    if chosen is None:
+        fix = f"choose one of {', '.join(classes)}"
+        problems.append(Problem(f"{path}.{tag}", values.get(tag), fix))
+    return chosen
+
+
+def _unknown(values: Mapping[str, Any], fields: Mapping[str, Any], path: str) -> list[Problem]:
+    problems = []
+    for name in values:
+        if name not in fields:
+            close = difflib.get_close_matches(str(name), list(fields), n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(fields)}"
+            key = f"{path}.{name}" if path else str(name)
+            where = f"no key of {path}" if path else "no key"
+            problems.append(Problem(key, values[name], f"is {where}; {hint}"))
+    return problems
+
+
+def _field(
+    schema: type, name: str, hint: Any, value: Any, key: str, problems: list[Problem]
+) -> Any:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    group = next((option for option in options if dataclasses.is_dataclass(option)), None)
+    if group is not None:
+        return None if value is None and type(None) in options else _build(
+            typing.cast(type, group), value, key, problems
+        )
+    return _leaf(schema, name, hint, value, key, problems)
+
+
+def _leaf(
+    schema: type, name: str, hint: Any, value: Any, key: str, problems: list[Problem]
+) -> Any:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    holder = dataclasses.make_dataclass("Holder", [(name, hint)])
+    try:
+        node = OmegaConf.structured(holder(**{name: None if value is None else value}))
+        plain: dict[str, Any] = typing.cast(dict[str, Any], OmegaConf.to_container(node))
+        return plain[name]
+    except OmegaConfBaseException:
+        problems.append(Problem(key, value, f"must be {_spell(hint)}"))
+        return None
+
+
+def _spell(hint: Any) -> str:
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return " or ".join(_SPELLINGS.get(option, str(option)) for option in options)
+
+
+def compose(name: str, schema: type[T], overrides: Sequence[str] = ()) -> T:
+    """The configuration of the door `name` with `overrides`, for notebooks and tests.
+
+    Raises ConfigError for unknown keys and wrong types.
+    """
+    import hydra
+
+    groups = group_names([conf_folder()])
+    with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        config = hydra.compose(name, hydra_arguments(overrides, groups))
+    return build(schema, _plain(config))
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise ConfigError([Problem(str(error.full_key), "", str(error.msg))]) from error
+
+
+def compose_rerun(folder: Path, schema: type[T], overrides: Sequence[str]) -> T:
+    """The configuration stored in a run folder, with `key=value` overrides on top.
+
+    Raises ValueError where the folder holds no config.yaml, or an override names a group.
+    """
+    from omegaconf import OmegaConf
+
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ValueError(f"rerun={folder}: holds no config.yaml; name a run folder")
+    config = OmegaConf.create(path.read_text())
+    groups = group_names([conf_folder()])
+    OmegaConf.update(config, "resume", "never")
+    OmegaConf.update(config, "rerun", str(folder))
+    for override in overrides:
+        match = _OVERRIDE.fullmatch(override)
+        if match is None or match["key"] in groups:
+            raise ValueError(f"{override}: beside rerun=DIR only key=value can be given")
+        is_path = match["key"] in PATH_KEYS and match["value"] != "null"
+        value = match["value"] if is_path else OmegaConf.create(f"value: {match['value']}").value
+        OmegaConf.update(config, match["key"], value, force_add=True)
+    return build(schema, _plain(config))
+
+
+def run_door(
+    name: str,
+    *,
+    schema: type[T],
+    check: Callable[[T], list[Problem]],
+    main: Callable[[T], float | None],
+) -> None:
+    """Compose the command line, check it, and call `main` with the configuration.
+
+    Exits with 2 after problems of the configuration, 1 after any other refusal, 130 after an
+    interrupt. `HYDRA_FULL_ERROR=1` shows where an error came from.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    arguments = sys.argv[1:]
+    rerun = [text for text in arguments if text.startswith("rerun=") and text != "rerun=null"]
+    try:
+        if rerun and name == "train":
+            rest = [text for text in arguments if text not in rerun]
+            folder = Path(rerun[-1].partition("=")[2])
+            _checked(compose_rerun(folder, schema, rest), check, main)
+            return
+        _run_hydra(name, schema=schema, check=check, main=main)
+    except KeyboardInterrupt:
+        print(f"dr.{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError) as error:
+        sys.exit(_report(name, error))
+
+
+def _checked(
+    config: T, check: Callable[[T], list[Problem]], main: Callable[[T], float | None]
+) -> float | None:
+    problems = check(config)
+    if problems:
+        raise ConfigError(problems)
+    return main(config)
+
+
+def _report(name: str, error: Exception) -> int:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        traceback.print_exception(error)
+    if not isinstance(error, ConfigError):
+        print(f"dr.{name}: {error}", file=sys.stderr)
+        return 1
+    count = len(error.problems)
+    print(f"dr.{name}: {count} problem{'s' * (count > 1)} in the configuration", file=sys.stderr)
+    for problem in error.problems:
+        print(f"  {problem}", file=sys.stderr)
+    return 2
+
+
+def _run_hydra(
+    name: str,
+    *,
+    schema: type[T],
+    check: Callable[[T], list[Problem]],
+    main: Callable[[T], float | None],
+) -> None:
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    def job(config: Any) -> float | None:
+        try:
+            return _checked(build(schema, _plain(config)), check, main)
+        except (ValueError, OSError) as error:
+            code = _report(name, error)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            sys.exit(code)
+
+    groups = group_names([conf_folder(), *_user_folders(sys.argv)])
+    sys.argv[1:] = hydra_arguments(sys.argv[1:], groups)
+    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()

