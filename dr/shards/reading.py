@@ -178,14 +178,15 @@ def _scan(bare: ShardSet) -> ShardSet:
 
     import pandas as pd
 
-    from dr.fundus.decode import image_shape
+    from dr.fundus.decode import read_header
 
     rows = []
     for number in range(len(bare)):
         record = bare.read(number)
         rows.append(_row(record, number))
         if number == 0:
-            image_size = max(image_shape(record.image))
+            header = read_header(record.image)
+            image_size = max(header.height, header.width)
     table = pd.DataFrame(rows)
     _check_labels(bare.folder, table)
     digest = digest_of([digest_of_file(path) for path in bare.files])

@@ -1,0 +1,48 @@
+"""`python -m dr.train`: train every fold of an experiment and score them."""
+
+from typing import Any
+
+from dr.compose import run_door
+from dr.config import TrainConfig, check_train
+
+
+def main(config: TrainConfig) -> float | None:
+    """Train, print the result to stdout, and return the pooled QWK (a sweeper's objective)."""
+    from dr.training.cross_validation import cross_validate
+
+    outcome = cross_validate(config)
+    print(describe(str(outcome.folder), outcome.result))
+    pooled = outcome.result["pooled"]
+    return None if pooled is None else pooled["qwk"]
+
+
+def describe(folder: str, result: dict[str, Any]) -> str:
+    """A finished or unfinished run in a few lines."""
+    folds, planned = result["folds"], result["planned_folds"]
+    lines = [folder]
+    scores = [(fold, entry["qwk"]) for fold, entry in folds.items() if entry["records"]]
+    star = "*" if result["optimistic"] else ""
+    lines += [f"  fold {fold}: QWK {_number(qwk)}{star}" for fold, qwk in scores]
+    if result["mean"]:
+        mean, sd = result["mean"]["qwk"], result["sd"]["qwk"]
+        lines.append(f"  mean of folds: QWK {_number(mean)}{star}, sd {_number(sd)}")
+        pooled = result["pooled"]
+        lines.append(
+            f"  pooled out-of-fold: QWK {_number(pooled['qwk'])}{star}, accuracy "
+            f"{_number(pooled['accuracy'])}, {pooled['records']} records"
+        )
+    if star:
+        lines.append("  * epoch picked on the fold it is scored on: optimistic")
+    if not result["complete"]:
+        lines.append(f"  unfinished: {len(folds)} of {len(planned)} folds are scored")
+    elif not result["mean"]:
+        lines.append("  trained on everything: no fold is held out, so there is no score")
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    run_door("train", schema=TrainConfig, check=check_train, main=main)

@@ -1,0 +1,351 @@
+"""Training one fold: epochs, history, the epoch that is kept, and what a fold leaves behind."""
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dr.accel.base import Accelerator
+from dr.config import TrainConfig
+from dr.files import write_csv, write_json
+from dr.loading.augmentation import Augmentation
+from dr.loading.batches import BatchLoader, Drawing
+from dr.loading.sampler import evaluation_batches, training_batches
+from dr.loading.split import Split
+from dr.modeling.backbones import build_model, normalisation
+from dr.modeling.objectives import build_objective
+from dr.scoring.metrics import SCORES, score_predictions, to_json
+from dr.shards.reading import ShardSet
+from dr.training.checkpoint import (
+    CHECKPOINT,
+    WEIGHTS,
+    load_checkpoint,
+    save_checkpoint,
+    save_weights,
+)
+from dr.training.loop import (
+    EpochFigures,
+    Learner,
+    Predictions,
+    evaluate,
+    normalisation_tensors,
+    train_epoch,
+)
+from dr.training.optimizers import build_optimizer
+from dr.training.progress import JobProgress
+from dr.training.run_folder import PREDICTION_COLUMNS, RunFolder
+from dr.training.schedules import learning_rate
+
+HISTORY_COLUMNS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "loss",
+    "qwk",
+    "accuracy",
+    "macro_auc",
+    "sensitivity",
+    "specificity",
+    "seconds",
+    "images_per_second",
+    "data_wait",
+)
+TRAINED = "trained.json"
+SCORES_FILE = "scores.json"
+PREDICTIONS = "predictions.csv"
+EPOCHS = "epochs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldJob:
+    """All that training a fold needs. `image_size` is the training size in pixels."""
+
+    config: TrainConfig
+    shards: ShardSet
+    split: Split
+    fold: int
+    run: RunFolder
+    image_size: int
+    accelerator: Accelerator
+    augmentation: Augmentation
+    progress: JobProgress
+
+    @property
+    def folder(self) -> Path:
+        """Where this fold's files lie."""
+        return self.run.fold(self.fold)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every record."""
+        labels: NDArray[np.int64] = self.shards.table["label"].to_numpy()
+        return labels
+
+    def plan(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The training batches of an epoch, from 0."""
+        return training_batches(
+            self.split.training(self.fold),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epoch=epoch,
+        )
+
+    def evaluation_plan(self) -> list[NDArray[np.int64]]:
+        """The batches of the held-out records."""
+        held_out = self.split.held_out(self.fold)
+        return evaluation_batches(held_out, batch_size=self.config.batch_size)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Pictures that pass through the model in one epoch, evaluation included."""
+        training = len(self.split.training(self.fold)) // self.config.batch_size
+        return training * self.config.batch_size + len(self.split.held_out(self.fold))
+
+
+def is_trained(run: RunFolder, fold: int) -> bool:
+    """Whether all epochs of a fold are done."""
+    return (run.fold(fold) / TRAINED).is_file()
+
+
+def train_fold(job: FoldJob) -> None:
+    """Train a fold's epochs, from its last checkpoint where there is one.
+
+    Leaves history.csv, and with `select=last|best` model.safetensors, predictions.csv and
+    scores.json; with `select=cross` these wait for the other folds.
+    """
+    _seed(job, epoch=0)
+    learner = _learner(job)
+    history, first = _resume(job, learner)
+    job.progress.skip(first * job.images_per_epoch)
+    with BatchLoader(
+        lambda record: job.shards.read(record).image,
+        image_size=job.image_size,
+        config=job.config.loader,
+    ) as loader:
+        for epoch in range(first, job.config.epochs):
+            _seed(job, epoch=epoch)
+            row = _run_epoch(job, learner, loader, epoch, history)
+            history.append(row)
+            _save_state(job, learner, history)
+            job.progress.say(_epoch_line(job, row))
+    write_json(job.folder / TRAINED, {"epochs": job.config.epochs})
+    if job.config.select != "cross":
+        finish_fold(job.run, job.fold, kept_epoch(history, job.config), history)
+
+
+def _seed(job: FoldJob, *, epoch: int) -> None:
+    key = np.random.SeedSequence((job.config.seed, job.fold, epoch)).generate_state(1)
+    torch.manual_seed(int(key[0]))
+
+
+def _learner(job: FoldJob) -> Learner:
+    objective = build_objective(job.config.objective)
+    model = build_model(
+        job.config.model, outputs=objective.outputs, image_size=job.image_size
+    )
+    model = job.accelerator.prepare_model(model)
+    mean, std = normalisation_tensors(normalisation(job.config.model), job.accelerator.device)
+    return Learner(
+        model=model,
+        objective=objective,
+        optimizer=build_optimizer(model, job.config.optimizer),
+        accelerator=job.accelerator,
+        mean=mean,
+        std=std,
+    )
+
+
+def _resume(job: FoldJob, learner: Learner) -> tuple[list[dict[str, Any]], int]:
+    state = load_checkpoint(job.folder)
+    if state is None:
+        return [], 0
+    learner.model.load_state_dict(state["model"])
+    learner.optimizer.load_state_dict(state["optimizer"])
+    history: list[dict[str, Any]] = json.loads(state["history"])
+    job.progress.say(f"fold {job.fold}: going on after epoch {len(history)}")
+    return history, len(history)
+
+
+def _save_state(job: FoldJob, learner: Learner, history: list[dict[str, Any]]) -> None:
+    state = {
+        "model": learner.model.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "history": json.dumps(history),
+    }
+    save_checkpoint(job.folder, state)
+    write_history(job.folder / "history.csv", history)
+
+
+def _run_epoch(
+    job: FoldJob,
+    learner: Learner,
+    loader: BatchLoader,
+    epoch: int,
+    history: list[dict[str, Any]],
+) -> dict[str, Any]:
+    plan = job.plan(epoch)
+
+    def rate(step: int) -> float:
+        return learning_rate(
+            job.config.schedule,
+            step=epoch * len(plan) + step,
+            steps_per_epoch=len(plan),
+            epochs=job.config.epochs,
+        )
+
+    description = f"fold {job.fold}, epoch {epoch + 1} of {job.config.epochs}"
+
+    def done(count: int) -> None:
+        job.progress.advance(count, description=description)
+
+    figures = train_epoch(
+        learner,
+        loader,
+        plan=plan,
+        labels=job.labels,
+        drawing=Drawing(augmentation=job.augmentation, seed=job.config.seed, epoch=epoch),
+        learning_rate=rate,
+        done=done,
+    )
+    row = _history_row(epoch, figures)
+    evaluation = job.evaluation_plan()
+    if evaluation:
+        predictions = evaluate(learner, loader, plan=evaluation, labels=job.labels, done=done)
+        row |= _scores(job, predictions)
+        _keep(job, learner, row, history, predictions)
+    elif epoch + 1 == job.config.epochs:
+        save_weights(job.folder / WEIGHTS, learner.model)
+    return row
+
+
+def _history_row(epoch: int, figures: EpochFigures) -> dict[str, Any]:
+    return {
+        "epoch": epoch + 1,
+        "learning_rate": figures.learning_rate,
+        "train_loss": figures.loss,
+        "seconds": round(figures.seconds, 3),
+        "images_per_second": round(figures.images / figures.seconds, 2),
+        "data_wait": round(figures.data_wait, 4),
+        **dict.fromkeys(SCORES),
+    }
+
+
+def _scores(job: FoldJob, predictions: Predictions) -> dict[str, float | None]:
+    return to_json(
+        score_predictions(
+            labels=job.labels[predictions.records],
+            probabilities=predictions.probabilities,
+            losses=predictions.losses,
+        )
+    )
+
+
+def _keep(
+    job: FoldJob,
+    learner: Learner,
+    row: dict[str, Any],
+    history: list[dict[str, Any]],
+    predictions: Predictions,
+) -> None:
+    """Save the weights and predictions that a later choice of epoch may want."""
+    if job.config.select == "cross":
+        folder = job.folder / EPOCHS / f"{row['epoch']:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+    elif kept_epoch([*history, row], job.config) == row["epoch"]:
+        folder = job.folder
+        if job.config.select == "last" and row["epoch"] < job.config.epochs:
+            return
+    else:
+        return
+    save_weights(folder / WEIGHTS, learner.model)
+    write_predictions(folder / PREDICTIONS, job, predictions)
+
+
+def kept_epoch(history: list[dict[str, Any]], config: TrainConfig) -> int:
+    """The epoch (from 1) that `select=last` or `select=best` keeps, the earliest of equals."""
+    if config.select == "last" or history[0]["loss"] is None:
+        return len(history)
+    return best_epoch([_merit(row, config) for row in history])
+
+
+def _merit(row: dict[str, Any], config: TrainConfig) -> float:
+    value = row[config.select_metric or "qwk"]
+    if value is None:
+        return float("-inf")
+    return -float(value) if config.select_metric == "loss" else float(value)
+
+
+def merits(history: list[dict[str, Any]], config: TrainConfig) -> list[float]:
+    """How good each epoch of a fold was, by `select_metric`; larger is better."""
+    return [_merit(row, config) for row in history]
+
+
+def best_epoch(curve: list[float]) -> int:
+    """The epoch (from 1) of the largest value, the earliest of equals."""
+    return int(np.argmax(curve)) + 1
+
+
+def write_predictions(path: Path, job: FoldJob, predictions: Predictions) -> None:
+    """Write `predictions.csv` of a fold's held-out records."""
+    table = job.shards.table.iloc[predictions.records]
+    rows = []
+    for place, (name, patient, label) in enumerate(
+        zip(table["name"], table["patient"], table["label"], strict=True)
+    ):
+        chances = predictions.probabilities[place]
+        rows.append(
+            {"name": name, "patient": patient, "fold": job.fold, "label": label}
+            | {"score": f"{predictions.scores[place]:.7g}"}
+            | {f"p{grade}": f"{chance:.7g}" for grade, chance in enumerate(chances)}
+        )
+    write_csv(path, PREDICTION_COLUMNS, rows)
+
+
+def write_history(path: Path, history: list[dict[str, Any]]) -> None:
+    """Write `history.csv`, a row an epoch."""
+    write_csv(path, HISTORY_COLUMNS, history)
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a fold's `history.csv`, numbers as numbers, None where empty."""
+    with (folder / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {key: None if text == "" else float(text) for key, text in row.items()} for row in rows
+    ]
+
+
+def finish_fold(
+    run: RunFolder, fold: int, epoch: int, history: list[dict[str, Any]]
+) -> None:
+    """Write a fold's scores at the kept epoch and drop what only an unfinished fold needs."""
+    folder = run.fold(fold)
+    kept = folder / EPOCHS / f"{epoch:04d}"
+    if kept.is_dir():
+        for name in (PREDICTIONS, WEIGHTS):
+            (kept / name).replace(folder / name)
+    row = history[epoch - 1]
+    predictions = folder / PREDICTIONS
+    records = len(predictions.read_text().splitlines()) - 1 if predictions.is_file() else 0
+    scores = {name: row[name] for name in SCORES}
+    write_json(folder / SCORES_FILE, {**scores, "epoch": epoch, "records": records})
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    shutil.rmtree(folder / EPOCHS, ignore_errors=True)
+
+
+def _epoch_line(job: FoldJob, row: dict[str, Any]) -> str:
+    head = f"fold {job.fold} epoch {row['epoch']}/{job.config.epochs}"
+    line = f"{head}: train loss {row['train_loss']:.4f}"
+    if row["loss"] is not None:
+        qwk = "undefined" if row["qwk"] is None else f"{row['qwk']:.4f}"
+        line += f", loss {row['loss']:.4f}, qwk {qwk}, accuracy {row['accuracy']:.4f}"
+    line += f" | lr {row['learning_rate']:.3g}, {row['images_per_second']:.0f} images/s"
+    return f"{line}, {row['data_wait']:.0%} waiting for data, {job.progress.left()}"
+
+

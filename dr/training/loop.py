@@ -1,0 +1,152 @@
+"""The one loop: an epoch of training, and an evaluation that counts every record once."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dr.accel.base import Accelerator
+from dr.loading.batches import Batch, BatchLoader, Drawing
+from dr.modeling.backbones import Normalisation
+from dr.modeling.objectives import Objective
+from dr.training.optimizers import set_learning_rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    """What learns: the model on its device, its objective, optimizer and input normalisation."""
+
+    model: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """`[B, outputs]` for a batch of uint8 pictures."""
+        pictures = self.accelerator.pictures(torch.from_numpy(batch.images))
+        with self.accelerator.autocast():
+            logits: torch.Tensor = self.model((pictures - self.mean) / self.std)
+        return logits
+
+
+def normalisation_tensors(
+    normalisation: Normalisation, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation as `[1, 3, 1, 1]` on the device."""
+    shape = (1, 3, 1, 1)
+    mean = torch.tensor(normalisation.mean, device=device).reshape(shape)
+    return mean, torch.tensor(normalisation.std, device=device).reshape(shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochFigures:
+    """Mean training loss, pictures, seconds, and the share of them spent waiting for data."""
+
+    loss: float
+    images: int
+    seconds: float
+    data_wait: float
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """For each of `records` int64 `[N]`: score `[N]`, probabilities `[N, 5]`, loss `[N]`."""
+
+    records: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    losses: NDArray[np.float64]
+
+
+class _Waiting:
+    """Adds up the time that the consumer of an iterator waits for it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def over(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.seconds += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+
+def train_epoch(
+    learner: Learner,
+    loader: BatchLoader,
+    *,
+    plan: list[NDArray[np.int64]],
+    labels: NDArray[np.int64],
+    drawing: Drawing,
+    learning_rate: Callable[[int], float],
+    done: Callable[[int], None],
+) -> EpochFigures:
+    """One pass over `plan`; `learning_rate` is asked for the rate of each step of the epoch.
+
+    `labels` int64 `[records]` by record number. Raises ValueError where the loss is not finite.
+    """
+    learner.model.train()
+    started = time.perf_counter()
+    waiting = _Waiting()
+    total = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
+    for step, batch in enumerate(waiting.over(loader.batches(plan, drawing))):
+        rate = learning_rate(step)
+        set_learning_rate(learner.optimizer, rate)
+        target = torch.from_numpy(labels[batch.records]).to(learner.accelerator.device)
+        loss = learner.objective.loss(learner.logits(batch), target).mean()
+        learner.accelerator.backward_and_step(loss, learner.optimizer)
+        total += loss.detach().double()
+        done(len(batch.records))
+    mean = float(learner.accelerator.reduce(total)) / len(plan)
+    if not math.isfinite(mean):
+        raise ValueError(
+            f"the training loss became {mean} in epoch {drawing.epoch + 1}; lower "
+            "schedule.max_lr, or set accel.precision=float32"
+        )
+    seconds = time.perf_counter() - started
+    return EpochFigures(
+        loss=mean,
+        images=sum(len(records) for records in plan),
+        seconds=seconds,
+        data_wait=min(1.0, waiting.seconds / seconds),
+        learning_rate=rate,
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    learner: Learner,
+    loader: BatchLoader,
+    *,
+    plan: list[NDArray[np.int64]],
+    labels: NDArray[np.int64],
+    done: Callable[[int], None],
+) -> Predictions:
+    """Predictions for every record of `plan`, each once, and their losses."""
+    learner.model.eval()
+    parts: list[tuple[torch.Tensor, ...]] = []
+    for batch in loader.batches(plan):
+        target = torch.from_numpy(labels[batch.records]).to(learner.accelerator.device)
+        logits = learner.logits(batch)
+        loss = learner.objective.loss(logits, target)
+        score, probabilities = learner.objective.decode(logits)
+        parts.append((score.float(), probabilities.float(), loss.float()))
+        done(len(batch.records))
+    scores, probabilities, losses = (
+        learner.accelerator.gather(torch.cat(tensors)).double().numpy()
+        for tensors in zip(*parts, strict=True)
+    )
+    return Predictions(
+        records=np.concatenate(plan), scores=scores, probabilities=probabilities, losses=losses
+    )

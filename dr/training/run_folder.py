@@ -1,0 +1,175 @@
+"""The folder of a run: who owns it, what lies where, and its `result.json`."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from dr.config import TrainConfig
+from dr.files import make_writable_folder, write_csv, write_json, write_whole
+from dr.loading.split import Split
+from dr.scoring.metrics import score_predictions, summarize, to_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULT = "result.json"
+PREDICTION_COLUMNS = ("name", "patient", "fold", "label", "score", "p0", "p1", "p2", "p3", "p4")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths in a run's folder. `identity` is the digest of what decides the run's result."""
+
+    path: Path
+    identity: str
+
+    def fold(self, fold: int) -> Path:
+        """The folder of one fold."""
+        return self.path / f"fold-{fold}"
+
+    def result(self) -> dict[str, Any]:
+        """What `result.json` holds."""
+        values: dict[str, Any] = json.loads((self.path / RESULT).read_text())
+        return values
+
+
+def claim_run_folder(outputs: Path, name: str, identity: str, *, resume: str) -> RunFolder:
+    """Make the run's folder, or find the one of the same run.
+
+    `resume=auto` takes a folder of the same identity; `never` takes the first free of `name`,
+    `name-2`, `name-3`. Raises ValueError where `outputs` cannot be written, or the folder is that
+    of another run.
+    """
+    make_writable_folder(outputs, key="outputs")
+    number = 1
+    while True:
+        path = outputs / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir()
+            return RunFolder(path, identity)
+        except FileExistsError:
+            if resume == "auto":
+                _check_same_run(path, identity)
+                return RunFolder(path, identity)
+            number += 1
+
+
+def _check_same_run(path: Path, identity: str) -> None:
+    result = path / RESULT
+    if not result.is_file():
+        return
+    try:
+        found = json.loads(result.read_text()).get("identity")
+    except (ValueError, AttributeError):
+        found = "unreadable"
+    if found != identity:
+        raise ValueError(
+            f"{path}: is the folder of another config (its {RESULT} names {str(found)[:8]}, this "
+            f"run is {identity[:8]}); choose other outputs=..., or add resume=never"
+        )
+
+
+@contextmanager
+def locked(folder: Path, *, what: str) -> Iterator[None]:
+    """Hold a folder's lock, which a dead process does not hold.
+
+    Raises ValueError where a live process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ValueError(f"{folder}: {what} is being trained by another process") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_start(
+    run: RunFolder,
+    config: TrainConfig,
+    *,
+    environment: Mapping[str, Any],
+    table: "pd.DataFrame",
+    split: Split,
+    data: Mapping[str, Any],
+) -> None:
+    """Write what is known before training: config, environment, folds, an incomplete result."""
+    if (run.path / RESULT).is_file():
+        return
+    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    write_json(run.path / "environment.json", environment)
+    columns = table[["name", "patient", "label"]].assign(fold=split.fold_of)
+    write_csv(run.path / "folds.csv", list(columns.columns), columns.to_dict("records"))
+    write_whole(run.path / "config.yaml", text)
+    result = {
+        "schema_version": 1,
+        "complete": False,
+        "optimistic": config.select == "best",
+        "identity": run.identity,
+        "data": dict(data),
+        "planned_folds": list(range(split.count)),
+        "folds": {},
+        "mean": None,
+        "sd": None,
+        "pooled": None,
+    }
+    write_json(run.path / RESULT, result)
+
+
+def update_result(run: RunFolder) -> dict[str, Any]:
+    """Gather the finished folds into `result.json`, and return it."""
+    from filelock import FileLock
+
+    with FileLock(run.path / ".lock"):
+        result = run.result()
+        scores = {
+            fold: json.loads(path.read_text())
+            for fold in result["planned_folds"]
+            if (path := run.fold(fold) / "scores.json").is_file()
+        }
+        result["folds"] = {str(fold): entry for fold, entry in scores.items()}
+        result["complete"] = set(scores) == set(result["planned_folds"])
+        result |= _summary(run, scores)
+        write_json(run.path / RESULT, result)
+        return result
+
+
+def _summary(run: RunFolder, scores: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    scored = {fold: entry for fold, entry in scores.items() if entry["records"]}
+    if not scored:
+        return {"mean": None, "sd": None, "pooled": None}
+    numbers = {
+        fold: {key: float("nan") if value is None else value for key, value in entry.items()}
+        for fold, entry in scored.items()
+    }
+    mean, sd = summarize(numbers)
+    return {"mean": to_json(mean), "sd": to_json(sd), "pooled": _pooled(run, scored)}
+
+
+def _pooled(run: RunFolder, scored: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    import pandas as pd
+
+    frames = [pd.read_csv(run.fold(fold) / "predictions.csv") for fold in sorted(scored)]
+    table = pd.concat(frames)
+    pooled = score_predictions(
+        labels=table["label"].to_numpy(),
+        probabilities=table[["p0", "p1", "p2", "p3", "p4"]].to_numpy(),
+        losses=None,
+    )
+    records = sum(entry["records"] for entry in scored.values())
+    losses = [entry["loss"] for entry in scored.values()]
+    if None not in losses:
+        weighted = sum(entry["loss"] * entry["records"] for entry in scored.values())
+        pooled["loss"] = weighted / records
+    return {**to_json(pooled), "records": records}

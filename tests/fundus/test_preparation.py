@@ -1,0 +1,242 @@
+"""Preparation: the seed's steps to the bit, and what the default promises."""
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dr.config import PreparationConfig
+from dr.fundus import preparation
+from dr.fundus.decode import Header, UnreadablePhotograph, decode_photograph
+from dr.fundus.preparation import encode_jpeg, prepare_image, prepare_photograph
+
+DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no photographs in {DATA}")
+
+SEED = PreparationConfig(
+    decode="full",
+    crop="gray",
+    crop_threshold=7,
+    fit="stretch",
+    filter="unsharp",
+    filter_sigma=10,
+    filter_relative=False,
+    jpeg_quality=94,
+)
+PLAIN = PreparationConfig(filter="none")
+
+
+def photograph(height: int, width: int, *, radius: float = 0.45) -> np.ndarray:
+    """A textured disc on faint noise, RGB uint8 [height, width, 3]; `radius` of the height."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    inside = np.hypot(rows - height / 2, columns - width / 2) < radius * height
+    texture = cv2.resize(rng.uniform(40, 220, (30, 40, 3)), (width, height))
+    noise = rng.integers(0, 4, (height, width, 3))
+    return np.asarray(np.clip(texture * inside[..., None] + noise, 0, 255), np.uint8)
+
+
+def jpeg(image: np.ndarray, quality: int = 95) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", image[..., ::-1], options)[1].tobytes()
+
+
+def seed_steps(data: bytes, size: int) -> tuple[np.ndarray, bytes]:
+    image = np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR))
+    mask = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) > 7
+    if mask.any():
+        ys, xs = np.nonzero(mask)
+        image = image[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
+    image = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    image = cv2.addWeighted(image, 4, cv2.GaussianBlur(image, (0, 0), 10), -4, 128)
+    written = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 94])[1].tobytes()
+    return image[..., ::-1], written
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(300, 450, 128), (233, 200, 256), (600, 900, 512)]
+)
+def test_the_seeds_preparation_to_the_bit(height: int, width: int, size: int) -> None:
+    data = jpeg(photograph(height, width))
+    image, written = seed_steps(data, size)
+    np.testing.assert_array_equal(prepare_image(data, SEED, size), image)
+    assert prepare_photograph(data, settings=SEED, image_size=size).jpeg == written
+
+
+def test_the_seed_keeps_a_black_photograph_uncropped() -> None:
+    data = jpeg(np.zeros((100, 150, 3), np.uint8))
+    image, written = seed_steps(data, 96)
+    np.testing.assert_array_equal(prepare_image(data, SEED, 96), image)
+    assert prepare_photograph(data, settings=SEED, image_size=96).jpeg == written
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["1000_left", "766_left"])
+def test_the_seeds_preparation_of_real_photographs_to_the_bit(name: str) -> None:
+    data = (DATA / "eyepacs1024" / "train" / f"{name}.jpeg").read_bytes()
+    image, written = seed_steps(data, 512)
+    np.testing.assert_array_equal(prepare_image(data, SEED, 512), image)
+    assert prepare_photograph(data, settings=SEED, image_size=512).jpeg == written
+
+
+@pytest.mark.parametrize("image_size", [32, 224])
+def test_the_jpeg_is_the_prepared_image(image_size: int) -> None:
+    data = jpeg(photograph(300, 400))
+    prepared = prepare_photograph(data, settings=PLAIN, image_size=image_size)
+    image = prepare_image(data, PLAIN, image_size)
+    assert image.shape == (image_size, image_size, 3)
+    assert prepared.jpeg == encode_jpeg(image, quality=94)
+    error = simplejpeg.decode_jpeg(prepared.jpeg).astype(float) - image
+    assert np.sqrt(np.square(error).mean()) < 5
+
+
+@pytest.mark.parametrize(("size", "expected"), [(28, "444"), (64, "444"), (65, "420")])
+def test_tiny_images_keep_their_colours_at_full_resolution(size: int, expected: str) -> None:
+    image = photograph(size, size)
+    assert simplejpeg.decode_jpeg_header(encode_jpeg(image, quality=94))[3] == expected
+
+
+@pytest.fixture
+def divisors(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Records the reduced sizes that are decoded."""
+    seen: list[int] = []
+
+    def record(data: bytes, header: Header, *, divisor: int = 1) -> np.ndarray:
+        seen.append(divisor)
+        return decode_photograph(data, header, divisor=divisor)
+
+    monkeypatch.setattr(preparation, "decode_photograph", record)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("radius", "image_size", "fit", "expected"),
+    [
+        (0.45, 64, "pad", [8]),
+        (0.45, 100, "pad", [8, 4]),
+        (0.45, 128, "pad", [4]),
+        (0.28, 96, "pad", [8, 4]),
+        (0.20, 96, "pad", [8, 2]),
+        (0.15, 125, "pad", [4, 1]),
+        (0.45, 300, "pad", [2]),
+        (0.45, 500, "pad", [1]),
+        (0.45, 900, "pad", [1]),
+        (0.60, 96, "stretch", [8]),
+    ],
+)
+def test_the_smallest_decoded_size_that_needs_no_enlarging(
+    divisors: list[int], radius: float, image_size: int, fit: str, expected: list[int]
+) -> None:
+    data = jpeg(photograph(800, 1200, radius=radius))
+    prepare_image(data, replace(PLAIN, fit=fit), image_size)
+    assert divisors == expected
+
+
+def test_full_decoding_and_other_kinds_are_never_reduced(divisors: list[int]) -> None:
+    image = photograph(400, 600)
+    prepare_image(jpeg(image), replace(PLAIN, decode="full"), 32)
+    prepare_image(cv2.imencode(".png", image[..., ::-1])[1].tobytes(), PLAIN, 32)
+    assert divisors == [1, 1]
+
+
+def test_scaled_decoding_gives_the_picture_of_full_decoding() -> None:
+    data = jpeg(cv2.GaussianBlur(photograph(900, 1300), (0, 0), 12))
+    scaled = prepare_image(data, PLAIN, 96).astype(float)
+    full = prepare_image(data, replace(PLAIN, decode="full"), 96).astype(float)
+    inside = np.s_[8:-8, 8:-8]
+    assert np.sqrt(np.square(scaled - full)[inside].mean()) < 4
+
+
+def test_the_default_leaves_neutral_gray_around_the_field() -> None:
+    image = prepare_image(jpeg(photograph(400, 700, radius=0.6)), PreparationConfig(), 224)
+    bar = (480 - 400) // 2 * 224 // 480
+    np.testing.assert_array_equal(image[: bar + 1], 128)
+    np.testing.assert_array_equal(image[-bar - 1 :], 128)
+    np.testing.assert_array_equal(image[:40, :10], 128)
+    assert image[100:124, 100:124].std() > 10
+
+
+def test_without_a_filter_the_colours_stay() -> None:
+    source = np.zeros((200, 300, 3), np.uint8)
+    cv2.circle(source, (150, 100), 80, (200, 100, 50), -1)
+    image = prepare_image(cv2.imencode(".png", source[..., ::-1])[1].tobytes(), PLAIN, 96)
+    np.testing.assert_array_equal(image[48, 48], (200, 100, 50))
+    np.testing.assert_array_equal(image[1, 1], 0)
+
+
+def test_crop_none_keeps_the_whole_photograph() -> None:
+    source = photograph(300, 300, radius=0.3)
+    data = cv2.imencode(".png", source[..., ::-1])[1].tobytes()
+    image = prepare_image(data, replace(PLAIN, crop="none"), 100)
+    expected = cv2.resize(source, (100, 100), interpolation=cv2.INTER_AREA)
+    np.testing.assert_array_equal(image, expected)
+
+
+def test_a_turned_photograph_is_prepared_upright() -> None:
+    source = Image.fromarray(photograph(300, 400))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned, upright = io.BytesIO(), io.BytesIO()
+    source.save(turned, "PNG", exif=exif)
+    source.transpose(Image.Transpose.ROTATE_270).save(upright, "PNG")
+    np.testing.assert_array_equal(
+        prepare_image(turned.getvalue(), PLAIN, 64), prepare_image(upright.getvalue(), PLAIN, 64)
+    )
+
+
+def test_bytes_depend_neither_on_opencvs_threads_nor_on_ours() -> None:
+    sources = [jpeg(photograph(500, 700, radius=radius)) for radius in (0.3, 0.4, 0.5, 0.6)]
+
+    def prepare(data: bytes) -> tuple[bytes, object]:
+        prepared = prepare_photograph(data, settings=PreparationConfig(), image_size=224)
+        return prepared.jpeg, prepared.quality
+
+    before = cv2.getNumThreads()
+    try:
+        cv2.setNumThreads(1)
+        alone = [prepare(data) for data in sources]
+        cv2.setNumThreads(4)
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(prepare, sources))
+    finally:
+        cv2.setNumThreads(before)
+    assert together == alone
+
+
+@pytest.mark.parametrize("data", [b"", b"text", jpeg(photograph(60, 60))[:-50]])
+@pytest.mark.parametrize("config", [SEED, PreparationConfig()])
+def test_what_is_no_photograph_is_refused(data: bytes, config: PreparationConfig) -> None:
+    with pytest.raises(UnreadablePhotograph):
+        prepare_photograph(data, settings=config, image_size=64)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 60),
+    width=st.integers(1, 60),
+    image_size=st.integers(8, 40),
+    level=st.sampled_from([0, 10, 90, 255]),
+    config=st.builds(
+        PreparationConfig,
+        decode=st.sampled_from(["full", "scaled"]),
+        crop=st.sampled_from(["gray", "field", "none"]),
+        fit=st.sampled_from(["stretch", "pad"]),
+        filter=st.sampled_from(["unsharp", "none"]),
+    ),
+)
+def test_every_setting_takes_every_photograph(
+    height: int, width: int, image_size: int, level: int, config: PreparationConfig
+) -> None:
+    data = jpeg(np.minimum(photograph(height, width), level))
+    prepared = prepare_photograph(data, settings=config, image_size=image_size)
+    assert simplejpeg.decode_jpeg(prepared.jpeg).shape == (image_size, image_size, 3)
+    assert 0 <= prepared.quality.brightness <= 255
+    assert 0 < prepared.quality.field_share <= 1
