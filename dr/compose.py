@@ -92,7 +92,10 @@ def _hydra_argument(argument: str, groups: frozenset[str], *, multirun: bool) ->
 def group_names(folders: Sequence[Path]) -> frozenset[str]:
     """Names of the groups: the folders that lie in the configuration folders."""
     return frozenset(
-        entry.name for folder in folders if folder.is_dir() for entry in folder.iterdir()
+        entry.name
+        for folder in folders
+        if folder.is_dir()
+        for entry in folder.iterdir()
         if entry.is_dir()
     )
 
@@ -175,15 +178,15 @@ def _field(
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     group = next((option for option in options if dataclasses.is_dataclass(option)), None)
     if group is not None:
-        return None if value is None and type(None) in options else _build(
-            typing.cast(type, group), value, key, problems
+        return (
+            None
+            if value is None and type(None) in options
+            else _build(typing.cast(type, group), value, key, problems)
         )
     return _leaf(schema, name, hint, value, key, problems)
 
 
-def _leaf(
-    schema: type, name: str, hint: Any, value: Any, key: str, problems: list[Problem]
-) -> Any:
+def _leaf(schema: type, name: str, hint: Any, value: Any, key: str, problems: list[Problem]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 

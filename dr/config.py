@@ -544,8 +544,9 @@ def _check_duration(schedule: ScheduleConfig, part: str) -> list[Problem]:
     for unit, value in given.items():
         check = _above if part == "decay" else _at_least
         problems += check(f"schedule.{part}_{unit}", value, 0)
-    if given.get("percent", 0) > 100:
-        problems.append(Problem(f"schedule.{part}_percent", given["percent"], "is at most 100"))
+    percent = given.get("percent")
+    if percent is not None and percent > 100:
+        problems.append(Problem(f"schedule.{part}_percent", percent, "is at most 100"))
     return problems
 
 
@@ -583,9 +584,7 @@ def check_train(config: TrainConfig) -> list[Problem]:
     problems = _check_source(config)
     problems += check_preparation(config.preparation) + check_loader(config.loader)
     problems += check_augment(config.augment) + check_model(config.model)
-    problems += _one_of(
-        "objective.name", config.objective.name, ("cross_entropy", "regression")
-    )
+    problems += _one_of("objective.name", config.objective.name, ("cross_entropy", "regression"))
     problems += check_optimizer(config.optimizer) + check_schedule(config.schedule)
     problems += check_accel(config.accel)
     problems += _one_of("on_error", config.on_error, ("fail", "skip"))

@@ -10,8 +10,10 @@ def main(config: PrepareConfig) -> None:
 
     manifest = prepare(config)
     counts = ", ".join(f"grade {grade}: {n}" for grade, n in enumerate(manifest.label_counts))
-    print(f"{config.shards}: {manifest.records} records of {manifest.image_size} px in "
-          f"{len(manifest.shards)} shards ({counts})")
+    print(
+        f"{config.shards}: {manifest.records} records of {manifest.image_size} px in "
+        f"{len(manifest.shards)} shards ({counts})"
+    )
     if manifest.rejected:
         print(f"{manifest.rejected} photographs were left out: see {config.shards}/rejected.csv")
 

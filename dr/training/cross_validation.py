@@ -1,8 +1,10 @@
 """The run: every fold trained, every score gathered."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +76,7 @@ def cross_validate(config: TrainConfig) -> Outcome:
         environment=environment,
         table=shards.table,
         split=split,
-        data=_data(shards),
+        data=_data(shards, image_size),
     )
     _log.info("%s: %s, %s", run.path, environment["device"], environment["precision"])
     _train_folds(config, accelerator, augmentation, shards, split, image_size, folds, run)
@@ -118,7 +120,7 @@ def _already_complete(run: RunFolder) -> bool:
     return True
 
 
-def _data(shards: ShardSet) -> dict[str, Any]:
+def _data(shards: ShardSet, image_size: int) -> dict[str, Any]:
     manifest = shards.manifest
     return {
         "name": shards.folder.name if manifest is None else manifest.kind,
@@ -126,6 +128,9 @@ def _data(shards: ShardSet) -> dict[str, Any]:
         "records": len(shards),
         "patients": int(shards.table["patient"].nunique()),
         "shards": str(shards.folder.resolve()),
+        "preparation": None if manifest is None else dataclasses.asdict(manifest.preparation),
+        "shard_size": shards.image_size,
+        "image_size": image_size,
     }
 
 
@@ -183,7 +188,7 @@ def _train_folds(
         progress.skip(-sum(job.images_per_epoch * config.epochs for job in jobs))
         for job in jobs:
             with locked(job.folder, what=f"fold {job.fold}"):
-                accelerator.launch(lambda job=job: train_fold(job))
+                accelerator.launch(partial(train_fold, job))
             update_result(run)
 
 

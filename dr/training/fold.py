@@ -146,9 +146,7 @@ def _seed(job: FoldJob, *, epoch: int) -> None:
 
 def _learner(job: FoldJob) -> Learner:
     objective = build_objective(job.config.objective)
-    model = build_model(
-        job.config.model, outputs=objective.outputs, image_size=job.image_size
-    )
+    model = build_model(job.config.model, outputs=objective.outputs, image_size=job.image_size)
     model = job.accelerator.prepare_model(model)
     mean, std = normalisation_tensors(normalisation(job.config.model), job.accelerator.device)
     return Learner(
@@ -316,14 +314,10 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """The rows of a fold's `history.csv`, numbers as numbers, None where empty."""
     with (folder / "history.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return [
-        {key: None if text == "" else float(text) for key, text in row.items()} for row in rows
-    ]
+    return [{key: None if text == "" else float(text) for key, text in row.items()} for row in rows]
 
 
-def finish_fold(
-    run: RunFolder, fold: int, epoch: int, history: list[dict[str, Any]]
-) -> None:
+def finish_fold(run: RunFolder, fold: int, epoch: int, history: list[dict[str, Any]]) -> None:
     """Write a fold's scores at the kept epoch and drop what only an unfinished fold needs."""
     folder = run.fold(fold)
     kept = folder / EPOCHS / f"{epoch:04d}"
@@ -347,5 +341,3 @@ def _epoch_line(job: FoldJob, row: dict[str, Any]) -> str:
         line += f", loss {row['loss']:.4f}, qwk {qwk}, accuracy {row['accuracy']:.4f}"
     line += f" | lr {row['learning_rate']:.3g}, {row['images_per_second']:.0f} images/s"
     return f"{line}, {row['data_wait']:.0%} waiting for data, {job.progress.left()}"
-
-

@@ -143,10 +143,10 @@ def evaluate(
         score, probabilities = learner.objective.decode(logits)
         parts.append((score.float(), probabilities.float(), loss.float()))
         done(len(batch.records))
-    scores, probabilities, losses = (
+    joined = [
         learner.accelerator.gather(torch.cat(tensors)).double().numpy()
         for tensors in zip(*parts, strict=True)
-    )
+    ]
     return Predictions(
-        records=np.concatenate(plan), scores=scores, probabilities=probabilities, losses=losses
+        records=np.concatenate(plan), scores=joined[0], probabilities=joined[1], losses=joined[2]
     )

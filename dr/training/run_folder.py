@@ -110,7 +110,8 @@ def write_start(
     text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
     write_json(run.path / "environment.json", environment)
     columns = table[["name", "patient", "label"]].assign(fold=split.fold_of)
-    write_csv(run.path / "folds.csv", list(columns.columns), columns.to_dict("records"))
+    rows = [dict(zip(columns, row, strict=True)) for row in columns.itertuples(index=False)]
+    write_csv(run.path / "folds.csv", list(columns), rows)
     write_whole(run.path / "config.yaml", text)
     result = {
         "schema_version": 1,

@@ -1,0 +1,202 @@
+"""Grades by the mean of a run's folds, through the preparation that the run's shards had."""
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+
+from dr.accel.base import Accelerator
+from dr.config import PreparationConfig, TrainConfig
+from dr.fundus.decode import UnreadablePhotograph
+from dr.fundus.preparation import prepare_photograph
+from dr.loading.batches import decode_at
+from dr.modeling.backbones import build_model, normalisation
+from dr.modeling.objectives import Objective, build_objective
+from dr.shards.labels import LabelSource
+from dr.training.checkpoint import WEIGHTS, load_weights_file
+from dr.training.loop import normalisation_tensors
+from dr.training.progress import JobProgress
+
+Pixels = NDArray[np.uint8]
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """A run that can predict: its config, its shards' preparation, and the models of its folds.
+
+    `shard_size` is the side of a prepared picture in pixels, `image_size` that of training.
+    """
+
+    config: TrainConfig
+    preparation: PreparationConfig
+    shard_size: int
+    image_size: int
+    models: tuple[torch.nn.Module, ...]
+    objective: Objective
+    accelerator: Accelerator
+
+    def picture(self, data: bytes) -> Pixels:
+        """A photograph's bytes -> uint8 `[image_size, image_size, 3]`, exactly as in training.
+
+        Raises UnreadablePhotograph.
+        """
+        prepared = prepare_photograph(
+            data, settings=self.preparation, image_size=self.shard_size
+        )
+        return decode_at(prepared.jpeg, size=self.image_size)
+
+    @torch.no_grad()
+    def grade(self, pictures: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores `[N]` and probabilities `[N, 5]` of uint8 pictures `[N, S, S, 3]`."""
+        device = self.accelerator.device
+        mean, std = normalisation_tensors(normalisation(self.config.model), device)
+        inputs = (self.accelerator.pictures(torch.from_numpy(pictures)) - mean) / std
+        parts = []
+        for model in self.models:
+            with self.accelerator.autocast():
+                logits = model(inputs)
+            parts.append(self.objective.decode(logits))
+        scores, probabilities = self.objective.combine(
+            torch.stack([part[0] for part in parts]), torch.stack([part[1] for part in parts])
+        )
+        return scores.double().cpu().numpy(), probabilities.double().cpu().numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graded:
+    """Grades of a source's readable photographs, in its order, and the rest with its reason."""
+
+    names: list[str]
+    scores: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+    unreadable: list[tuple[str, str]]
+
+
+def load_run(folder: Path, accelerator: Accelerator) -> TrainedRun:
+    """Load a finished run.
+
+    Raises ValueError where the folder is no run, the run is unfinished, or its files do not fit.
+    """
+    import json
+
+    from dr.compose import build
+
+    for name in ("config.yaml", "result.json"):
+        if not (folder / name).is_file():
+            raise ValueError(f"run={folder}: holds no {name}; name the folder of a finished run")
+    result = json.loads((folder / "result.json").read_text())
+    if not result["complete"]:
+        done, planned = len(result["folds"]), len(result["planned_folds"])
+        raise ValueError(f"run={folder}: only {done} of {planned} folds are trained; finish it")
+    config = build(TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()))
+    prepared = result["data"]
+    if prepared["preparation"] is None:
+        raise ValueError(
+            f"run={folder}: its shards came without a manifest, so how their photographs were "
+            "prepared is not known; train from shards made by dr.prepare"
+        )
+    objective = build_objective(config.objective)
+    size = prepared["image_size"]
+    models = tuple(
+        _load_model(folder / f"fold-{fold}" / WEIGHTS, config, objective, size, accelerator)
+        for fold in result["planned_folds"]
+    )
+    return TrainedRun(
+        config=config,
+        preparation=PreparationConfig(**prepared["preparation"]),
+        shard_size=prepared["shard_size"],
+        image_size=size,
+        models=models,
+        objective=objective,
+        accelerator=accelerator,
+    )
+
+
+def _load_model(
+    path: Path, config: TrainConfig, objective: Objective, size: int, accelerator: Accelerator
+) -> torch.nn.Module:
+    model = build_model(
+        config.model, outputs=objective.outputs, pretrained=False, image_size=size
+    )
+    load_weights_file(path, model)
+    return accelerator.prepare_model(model).eval()
+
+
+def grade_source(
+    run: TrainedRun,
+    source: LabelSource,
+    *,
+    batch_size: int,
+    threads: int,
+    on_error: str,
+    progress: JobProgress,
+) -> Graded:
+    """Grade every photograph of a source.
+
+    Raises ValueError naming a photograph that cannot be read (`on_error=fail`), or where none can.
+    """
+    names: list[str] = []
+    scores: list[NDArray[np.float64]] = []
+    probabilities: list[NDArray[np.float64]] = []
+    unreadable: list[tuple[str, str]] = []
+    waiting: list[tuple[str, Pixels]] = []
+    rows = len(source.table)
+
+    def grade_waiting() -> None:
+        if waiting:
+            part = run.grade(np.stack([picture for _, picture in waiting]))
+            names.extend(name for name, _ in waiting)
+            scores.append(part[0])
+            probabilities.append(part[1])
+            waiting.clear()
+
+    for row, outcome in _pictures(run, source, threads):
+        name = str(source.table["name"].iloc[row])
+        if isinstance(outcome, Exception):
+            if on_error == "fail":
+                raise ValueError(
+                    f"{name}: {outcome}; remove it, or add on_error=skip to leave such out"
+                ) from outcome
+            unreadable.append((name, str(outcome)))
+        else:
+            waiting.append((name, outcome))
+        if len(waiting) == batch_size or row == rows - 1:
+            grade_waiting()
+        progress.advance(1)
+    if not names:
+        raise ValueError(f"none of {rows} photographs could be read")
+    return Graded(
+        names=names,
+        scores=np.concatenate(scores),
+        probabilities=np.concatenate(probabilities),
+        unreadable=unreadable,
+    )
+
+
+def _pictures(
+    run: TrainedRun, source: LabelSource, threads: int
+) -> Iterator[tuple[int, Pixels | Exception]]:
+    def prepare(row: int) -> Pixels | Exception:
+        try:
+            return run.picture(source.read(row))
+        except (UnreadablePhotograph, OSError) as error:
+            return error
+
+    waiting: deque[tuple[int, Future[Pixels | Exception]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for row in range(len(source.table)):
+            waiting.append((row, pool.submit(prepare, row)))
+            if len(waiting) >= 4 * threads:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
