@@ -15,6 +15,9 @@ import torch
 from dr.config import ModelConfig
 from dr.modeling.weights import hub_weights, load_weights
 
+HEAD_STD = 0.01
+"""Standard deviation of a new head's weights."""
+
 
 @dataclass(frozen=True)
 class Normalisation:
@@ -60,13 +63,25 @@ def build_model(
         with hub_weights(config) as overlay:
             arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
             model = _create(config, cfg, arguments | {"num_classes": outputs})
+        if outputs != cfg.num_classes:
+            _calm_head(model)
     else:
         model = _create(config, cfg, arguments | {"num_classes": outputs})
+        _calm_head(model)
         if pretrained:
             load_weights(model, config)
     if "img_size" in arguments:
         _check_image_size(model, config, cfg, arguments)
     return model
+
+
+def _calm_head(model: torch.nn.Module) -> None:
+    """Start the head near zero: EfficientNet's own start grows as the outputs get fewer."""
+    head = model.get_classifier()  # type: ignore[operator]
+    if isinstance(head, torch.nn.Linear):
+        torch.nn.init.trunc_normal_(head.weight, std=HEAD_STD)
+        if head.bias is not None:
+            torch.nn.init.zeros_(head.bias)
 
 
 def _pretrained_cfg(name: str) -> Any:
