@@ -177,6 +177,8 @@ class OptimizerConfig:
 
 @dataclass(kw_only=True)
 class Adam(OptimizerConfig):
+    """Adam; `eps` is Keras'."""
+
     name: str = "adam"
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-7
@@ -184,6 +186,8 @@ class Adam(OptimizerConfig):
 
 @dataclass(kw_only=True)
 class AdamW(OptimizerConfig):
+    """Adam with decoupled weight decay."""
+
     name: str = "adamw"
     weight_decay: float = 0.01
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -192,6 +196,8 @@ class AdamW(OptimizerConfig):
 
 @dataclass(kw_only=True)
 class SGD(OptimizerConfig):
+    """Stochastic gradient descent with momentum."""
+
     name: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True

@@ -57,9 +57,7 @@ def _source(config: PredictConfig) -> "LabelSource":
     if config.images is not None:
         return read_photograph_folder(Path(config.images))
     assert config.data is not None
-    source = read_label_source(
-        config.data, cache=Path(config.cache), on_error=config.on_error
-    )
+    source = read_label_source(config.data, cache=Path(config.cache), on_error=config.on_error)
     for note in source.notes:
         _log.warning("%s", note)
     return source

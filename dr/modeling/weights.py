@@ -135,7 +135,7 @@ def _in_timm_names(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, T
 
 
 def _timm_form(state: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """timm's own conversion for the family: original authors' names, position embeddings."""
+    """The state as the conversion of the network's family in timm renames it."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return state
@@ -151,7 +151,7 @@ def _with_fresh_head(state: dict[str, Tensor], model: nn.Module, source: str) ->
     head = [name for name in own if name.startswith(_head_prefixes(model))]
     if all(name in state and state[name].shape == own[name].shape for name in head):
         return state
-    _log.info("the head of %s has another size: ours starts at random", source)
+    _log.debug("the head of %s has another size: ours starts at random", source)
     return {**state, **{name: own[name] for name in head}}
 
 

@@ -48,9 +48,7 @@ class TrainedRun:
 
         Raises UnreadablePhotograph.
         """
-        prepared = prepare_photograph(
-            data, settings=self.preparation, image_size=self.shard_size
-        )
+        prepared = prepare_photograph(data, settings=self.preparation, image_size=self.shard_size)
         return decode_at(prepared.jpeg, size=self.image_size)
 
     @torch.no_grad()
@@ -123,9 +121,7 @@ def load_run(folder: Path, accelerator: Accelerator) -> TrainedRun:
 def _load_model(
     path: Path, config: TrainConfig, objective: Objective, size: int, accelerator: Accelerator
 ) -> torch.nn.Module:
-    model = build_model(
-        config.model, outputs=objective.outputs, pretrained=False, image_size=size
-    )
+    model = build_model(config.model, outputs=objective.outputs, pretrained=False, image_size=size)
     load_weights_file(path, model)
     return accelerator.prepare_model(model).eval()
 

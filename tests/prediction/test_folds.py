@@ -115,9 +115,7 @@ def test_npz_split_is_graded(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("on_error", ["fail", "skip"])
-def test_unreadable_photograph(
-    run: Path, photographs: Path, tmp_path: Path, on_error: str
-) -> None:
+def test_unreadable_photograph(run: Path, photographs: Path, tmp_path: Path, on_error: str) -> None:
     images = tmp_path / "images"
     images.mkdir()
     (images / "bad.jpeg").write_text("no photograph")

@@ -34,7 +34,7 @@ def to_pixels(points: Floats, side: int) -> NDArray[np.int32]:
 
 
 def mesh(side: int) -> tuple[Floats, Floats]:
-    """x of shape (1, side) and y of shape (side, 1): the field points of a canvas's pixels."""
+    """X of shape (1, side) and y of shape (side, 1): the field points of a canvas's pixels."""
     axis = floats((np.arange(side) + 0.5) * (2 * EXTENT / side) - EXTENT)
     return axis[None, :], axis[:, None]
 
