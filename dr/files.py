@@ -4,8 +4,8 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 
@@ -31,14 +31,16 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write `rows` under `header` as CSV with `\\n` line ends, whole or not at all."""
+    """Write `rows` under `header` as CSV with line feeds as line ends, whole or not at all."""
     import csv
 
-    text = StringIO()
-    writer = csv.DictWriter(text, header, lineterminator="\n")
+    lines: list[str] = []
+    # The csv module quotes a carriage return in a value only where its own lines end in one.
+    end: Any = SimpleNamespace(write=lambda line: lines.append(line.removesuffix("\r\n") + "\n"))
+    writer = csv.DictWriter(end, header, lineterminator="\r\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_whole(path, "".join(lines))
 
 
 def make_writable_folder(folder: Path, *, key: str) -> None:

@@ -29,13 +29,15 @@ class Batch:
 def decode_at(jpeg: bytes, *, size: int) -> Pixels:
     """Decode a prepared JPEG to uint8 `[size, size, 3]`, RGB.
 
-    libjpeg-turbo halves as often as it can without falling below `size`; the rest is resized, by
-    area downwards and linearly upwards. Raises ValueError for bytes that are no JPEG.
+    libjpeg-turbo halves as often as it can, up to three times, without falling below `size` or
+    cutting through a pixel; the rest is resized, by area downwards and linearly upwards. Raises
+    ValueError for bytes that are no JPEG.
     """
     height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
-    divisor = next(d for d in (8, 4, 2, 1) if d == 1 or min(height, width) // d >= size)
+    whole = [d for d in (8, 4, 2) if not height % d and not width % d]
+    divisor = next((d for d in whole if min(height, width) // d >= size), 1)
     image: Pixels = simplejpeg.decode_jpeg(
-        jpeg, colorspace="RGB", min_height=-(-height // divisor), min_factor=divisor
+        jpeg, colorspace="RGB", min_height=height // divisor, min_factor=divisor
     )
     if image.shape[:2] == (size, size):
         return image
@@ -87,22 +89,32 @@ class BatchLoader:
         Raises what reading or decoding a record raises.
         """
         waiting: deque[tuple[Batch, Sequence[Future[None]]]] = deque()
-        for records in plan:
-            waiting.append(self._begin(records, drawing))
-            if len(waiting) > self._prefetch:
+        try:
+            for records in plan:
+                waiting.append(self._begin(records, drawing))
+                if len(waiting) > self._prefetch:
+                    yield _finish(*waiting.popleft())
+            while waiting:
                 yield _finish(*waiting.popleft())
-        while waiting:
-            yield _finish(*waiting.popleft())
+        finally:
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()
 
     def _begin(
         self, records: NDArray[np.int64], drawing: Drawing | None
     ) -> tuple[Batch, Sequence[Future[None]]]:
         images = np.empty((len(records), self._size, self._size, 3), np.uint8)
         parts = np.array_split(np.arange(len(records)), min(self._threads, len(records)))
-        futures = [
-            self._pool.submit(self._fill, images, records, part, drawing) for part in parts
-        ]
+        futures = [self._pool.submit(self._fill, images, records, part, drawing) for part in parts]
         return Batch(images, records), futures
+
+    def _decode(self, record: int) -> Pixels:
+        jpeg = self._read_jpeg(record)
+        try:
+            return decode_at(jpeg, size=self._size)
+        except ValueError as error:
+            raise ValueError(f"record {record}: its JPEG cannot be decoded ({error})") from error
 
     def _fill(
         self,
@@ -113,7 +125,7 @@ class BatchLoader:
     ) -> None:
         for place in part:
             record = int(records[place])
-            image = decode_at(self._read_jpeg(record), size=self._size)
+            image = self._decode(record)
             if drawing is not None:
                 image = drawing.augmentation(
                     image, seed=drawing.seed, epoch=drawing.epoch, record=record

@@ -6,9 +6,7 @@ from numpy.typing import NDArray
 Records = NDArray[np.int64]
 
 
-def training_batches(
-    records: Records, *, batch_size: int, seed: int, epoch: int
-) -> list[Records]:
+def training_batches(records: Records, *, batch_size: int, seed: int, epoch: int) -> list[Records]:
     """The records of each batch of an epoch (from 0), shuffled; a last, smaller batch is dropped.
 
     Raises ValueError where not even one batch can be filled.

@@ -21,8 +21,6 @@ class Split:
 
     def training(self, fold: int) -> NDArray[np.int64]:
         """Record numbers that fold `fold` trains on."""
-        if self.count == 1 and (self.fold_of < 0).all():
-            return np.arange(len(self.fold_of))
         return np.flatnonzero(self.fold_of != fold)
 
     def held_out(self, fold: int) -> NDArray[np.int64]:

@@ -18,24 +18,33 @@ def write_index(shard: Path) -> Path:
 
     path = index_path(shard)
     aside = path.with_name(f".{path.name}.tmp")
-    create_index(str(shard), str(aside))
-    aside.replace(path)
+    try:
+        create_index(str(shard), str(aside))
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     return path
 
 
 def read_index(shard: Path) -> NDArray[np.int64]:
     """Offset and length in bytes of each frame of a shard, int64 `[records, 2]`.
 
-    A missing index, or one that does not end where the shard ends, is made anew from the shard.
-    Raises ValueError where the shard itself is cut off.
+    Where the index is missing, is none, or does not cover the shard to its end, the frames are
+    found in the shard itself. Raises ValueError where the shard is cut off.
     """
     path = index_path(shard)
-    size = shard.stat().st_size
     if path.is_file():
-        values = np.array(path.read_text().split(), dtype=np.int64).reshape(-1, 2)
-        if _covers(values, size):
-            return values
+        index = _parse(path.read_bytes())
+        if index is not None and _covers(index, shard.stat().st_size):
+            return index
     return scan_frames(shard)
+
+
+def _parse(text: bytes) -> NDArray[np.int64] | None:
+    try:
+        return np.array(text.split(), dtype=np.int64).reshape(-1, 2)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _covers(index: NDArray[np.int64], size: int) -> bool:
@@ -57,7 +66,7 @@ def scan_frames(shard: Path) -> NDArray[np.int64]:
         while offset < size:
             file.seek(offset)
             header = file.read(8)
-            length = struct.unpack("<Q", header)[0] + 16 if len(header) == 8 else size
+            length = struct.unpack("<Q", header)[0] + 16 if len(header) == 8 else size + 1
             if offset + length > size:
                 raise ValueError(f"{shard}: cut off in record {len(frames)}, at byte {offset}")
             frames.append((offset, length))

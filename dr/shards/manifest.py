@@ -66,7 +66,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     if not path.is_file():
         return None
     try:
-        values: dict[str, Any] = json.loads(path.read_text())
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values.get("schema_version") != SCHEMA_VERSION:
             found = values.get("schema_version")
             raise ValueError(f"schema_version is {found}, this version reads {SCHEMA_VERSION}")

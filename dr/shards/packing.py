@@ -5,6 +5,7 @@ slice leaves a note of its rows, so that a preparation that was cut off goes on 
 when all are there the notes become `records.csv`, `rejected.csv` and `manifest.json`.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from dr.shards.records import Record, encode_example, write_frame
 
 ROWS_A_SHARD = 2000
 _MARK = ".preparing.json"
+_MEASURED = ("row", "brightness", "sharpness", "field_share", "flags")
 _log = logging.getLogger(__name__)
 
 
@@ -66,44 +68,82 @@ class Packing:
             "source": self.source.digest(),
             "recipe": recipe_digest(self.preparation, self.image_size),
             "rows_a_shard": self.rows_a_shard,
-            "on_error": self.on_error,
         }
 
 
 def pack(packing: Packing, *, progress: Callable[[int], None] | None = None) -> Manifest:
     """Prepare every photograph of a source and pack it into shards; return the manifest.
 
-    A folder that already holds the same shards is left as it is. `progress` is called with the
-    number of rows done since its last call.
+    A folder that already holds the same shards is left as it is; one that another process is
+    preparing is waited for. `progress` is called with the number of rows done since its last call.
 
     Raises ValueError where the folder holds something else, a photograph cannot be read
-    (`on_error=fail`), no label is known, or nothing survives.
+    (`on_error=fail`), a label is not known, a column is named like one of `records.csv`, or
+    nothing survives.
     """
     identity = packing.identity
-    done = _finished(packing.folder, identity)
+    _check_table(packing.source)
+    done = _finished(packing, identity)
     if done is not None:
-        _log.info("%s: already prepared, %d records", packing.folder, done.records)
         return done
-    _claim(packing.folder, identity)
-    slices = _slices(len(packing.source.table), packing.rows_a_shard)
-    patient_ids = _patient_ids(packing.source.table["patient"].tolist())
-    for number, rows in enumerate(slices):
-        if not _note_path(packing.folder, number).is_file():
-            _pack_slice(packing, number, rows, patient_ids, progress or _ignore)
-        elif progress is not None:
-            progress(len(rows))
-    return _finish(packing, identity, len(slices))
+    make_writable_folder(packing.folder, key="shards")
+    with _alone(packing.folder):
+        return _finished(packing, identity) or _prepare(packing, identity, progress or _ignore)
 
 
 def _ignore(count: int) -> None:
     """Nobody watches the progress."""
 
 
-def _finished(folder: Path, identity: dict[str, Any]) -> Manifest | None:
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process prepares into `folder`; the system forgets a dead one's lock."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems lock no folders: there two preparations must not meet.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _prepare(
+    packing: Packing, identity: dict[str, Any], progress: Callable[[int], None]
+) -> Manifest:
+    _claim(packing.folder, identity)
+    slices = _slices(len(packing.source.table), packing.rows_a_shard)
+    patient_ids = _patient_ids(packing.source.table["patient"].tolist())
+    for number, rows in enumerate(slices):
+        if _note_path(packing.folder, number).is_file():
+            progress(len(rows))
+        else:
+            _pack_slice(packing, number, rows, patient_ids, progress)
+    return _finish(packing, identity, len(slices))
+
+
+def _check_table(source: LabelSource) -> None:
+    table = source.table
+    unlabelled = table["name"][table["label"] < 0].tolist()
+    if unlabelled:
+        raise ValueError(f"{unlabelled[0]}: has no label; shards for training need one")
+    clash = [column for column in table.columns if column in _MEASURED]
+    if clash:
+        raise ValueError(
+            f"data: the label table's column {clash[0]!r} is one that {RECORDS} has of its own; "
+            "rename it"
+        )
+
+
+def _finished(packing: Packing, identity: dict[str, Any]) -> Manifest | None:
+    folder = packing.folder
     manifest = read_manifest(folder)
     if manifest is None:
         return None
     if (manifest.source, manifest.recipe) == (identity["source"], identity["recipe"]):
+        if manifest.rejected and packing.on_error == "fail":
+            raise ValueError(_left_out(folder, manifest.rejected))
+        _log.info("%s: already prepared, %d records", folder, manifest.records)
         return manifest
     what = "photographs or labels" if manifest.source != identity["source"] else "settings"
     raise ValueError(
@@ -111,22 +151,36 @@ def _finished(folder: Path, identity: dict[str, Any]) -> Manifest | None:
     )
 
 
+def _left_out(folder: Path, count: int) -> str:
+    return (
+        f"shards={folder}: was prepared without {count} photographs that could not be read; add "
+        "on_error=skip to take it as it is, or mend them and prepare anew"
+    )
+
+
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    make_writable_folder(folder, key="shards")
     mark = folder / _MARK
     if mark.is_file():
-        if json.loads(mark.read_text()) != identity:
+        if _read_json(mark) != identity:
             raise ValueError(
                 f"shards={folder}: holds an unfinished preparation of other photographs or "
                 "settings; choose another folder, or delete this one"
             )
         _log.info("%s: going on with an unfinished preparation", folder)
         return
-    if any(folder.iterdir()):
+    if any(not _is_aside(path) for path in folder.iterdir()):
         raise ValueError(
             f"shards={folder}: is not empty and holds no {MANIFEST}; choose an empty folder"
         )
     write_json(mark, identity)
+
+
+def _is_aside(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _slices(rows: int, size: int) -> list[range]:
@@ -226,14 +280,11 @@ def _record(
     source: LabelSource, row: int, prepared: PreparedPhotograph, patient_ids: dict[str, int]
 ) -> Record:
     entry = source.table.iloc[row]
-    label = int(entry["label"])
-    if label < 0:
-        raise ValueError(f"{entry['name']}: has no label; shards for training need one")
     return Record(
         image=prepared.jpeg,
         patient_id=patient_ids[str(entry["patient"])],
         side=int(entry["side"]),
-        label=label,
+        label=int(entry["label"]),
         name=str(entry["name"]),
         patient=str(entry["patient"]),
     )
@@ -265,11 +316,13 @@ def _rejected(packing: Packing, row: int, error: Exception) -> dict[str, Any]:
 
 def _finish(packing: Packing, identity: dict[str, Any], slices: int) -> Manifest:
     folder = packing.folder
-    notes = [json.loads(_note_path(folder, number).read_text()) for number in range(slices)]
+    notes = [_read_json(_note_path(folder, number)) for number in range(slices)]
     kept = [entry for note in notes for entry in note["kept"]]
     rejected = [entry for note in notes for entry in note["rejected"]]
     if not kept:
         raise ValueError(f"shards={folder}: none of {len(rejected)} photographs could be read")
+    if rejected and packing.on_error == "fail":
+        raise ValueError(_left_out(folder, len(rejected)))
     _write_tables(packing, kept, rejected)
     shards = [ShardFile(**note["shard"]) for note in notes if note["shard"]]
     records_sha256 = digest_of_file(folder / RECORDS)
@@ -287,9 +340,15 @@ def _finish(packing: Packing, identity: dict[str, Any], slices: int) -> Manifest
         digest=digest_of([records_sha256, *(shard.sha256 for shard in shards)]),
     )
     write_manifest(folder, manifest)
-    for path in (folder / _MARK, *(_note_path(folder, number) for number in range(slices))):
-        path.unlink()
+    _sweep(folder)
     return manifest
+
+
+def _sweep(folder: Path) -> None:
+    for path in folder.iterdir():
+        note = re.fullmatch(r"\.slice\d+\.json", path.name)
+        if note or path.name == _MARK or _is_aside(path):
+            path.unlink()
 
 
 def _write_tables(
@@ -307,6 +366,4 @@ def _write_tables(
 def shard_files(folder: Path) -> list[Path]:
     """The labelled shards of a folder, `train%02d-%d.tfrec`, by number."""
     found = [path for path in folder.iterdir() if re.fullmatch(r"train\d+-\d+\.tfrec", path.name)]
-    return sorted(found, key=lambda path: int(path.name[5:].split("-")[0]))
-
-
+    return sorted(found, key=lambda path: [int(part) for part in path.stem[5:].split("-")])

@@ -95,7 +95,9 @@ def open_shards(folder: Path) -> ShardSet:
     if manifest is None:
         return _open_foreign(folder)
     files = tuple(folder / shard.file for shard in manifest.shards)
-    indexes = [_index(path, shard.records) for path, shard in zip(files, manifest.shards, strict=True)]
+    indexes = [
+        _index(path, shard.records) for path, shard in zip(files, manifest.shards, strict=True)
+    ]
     return _assemble(
         folder, files, indexes, _read_table(folder, manifest), manifest.image_size, manifest
     )
@@ -178,15 +180,16 @@ def _scan(bare: ShardSet) -> ShardSet:
 
     import pandas as pd
 
-    from dr.fundus.decode import read_header
+    from dr.fundus.decode import UnreadablePhotograph, read_header
 
-    rows = []
-    for number in range(len(bare)):
-        record = bare.read(number)
-        rows.append(_row(record, number))
-        if number == 0:
-            header = read_header(record.image)
-            image_size = max(header.height, header.width)
+    if not len(bare):
+        raise ValueError(f"shards={bare.folder}: its shards hold no record; prepare it anew")
+    rows = [_row(bare.read(number), number) for number in range(len(bare))]
+    try:
+        header = read_header(bare.read(0).image)
+    except UnreadablePhotograph as error:
+        raise ValueError(f"{bare.files[bare.shard[0]]}: record 0: {error}") from error
+    image_size = max(header.height, header.width)
     table = pd.DataFrame(rows)
     _check_labels(bare.folder, table)
     digest = digest_of([digest_of_file(path) for path in bare.files])

@@ -31,21 +31,40 @@ class CorruptRecord(ValueError):
 
 
 def encode_example(record: Record) -> bytes:
-    """The record as a serialized `tf.train.Example`, the same bytes every time."""
-    from tfrecord.example_pb2 import Example
-    from tfrecord.writer import TFRecordWriter
+    """The record as a serialized `tf.train.Example`: the same bytes with any protobuf version."""
+    from tfrecord.example_pb2 import BytesList
 
-    features: dict[str, tuple[Any, str]] = {
-        "image": (record.image, "byte"),
-        "patient_id": (record.patient_id, "int"),
-        "side": (record.side, "int"),
-        "name": (record.name.encode(), "byte"),
-        "patient": (record.patient.encode(), "byte"),
+    entries = {
+        "image": _bytes_feature(record.image),
+        "name": _bytes_feature(record.name.encode()),
+        "patient": _bytes_feature(record.patient.encode()),
+        "patient_id": _integer_feature(record.patient_id),
+        "side": _integer_feature(record.side),
     }
     if record.label >= 0:
-        features["label"] = (record.label, "int")
-    example = Example.FromString(TFRecordWriter.serialize_tf_example(features))
-    return bytes(example.SerializeToString(deterministic=True))
+        entries["label"] = _integer_feature(record.label)
+    features = b"".join(_serialized(key, entries[key]) for key in sorted(entries))
+    # An Example holds its features as a BytesList holds a value: a length and bytes in field 1.
+    return bytes(BytesList(value=[features]).SerializeToString())
+
+
+def _bytes_feature(value: bytes) -> Any:
+    from tfrecord.example_pb2 import BytesList, Feature
+
+    return Feature(bytes_list=BytesList(value=[value]))
+
+
+def _integer_feature(value: int) -> Any:
+    from tfrecord.example_pb2 import Feature, Int64List
+
+    return Feature(int64_list=Int64List(value=[value]))
+
+
+def _serialized(key: str, feature: Any) -> bytes:
+    """One entry of a feature map; protobuf leaves the order of several to each implementation."""
+    from tfrecord.example_pb2 import Features
+
+    return bytes(Features(feature={key: feature}).SerializeToString())
 
 
 def write_frame(file: BinaryIO, example: bytes) -> None:
