@@ -41,6 +41,9 @@ PATH_KEYS = frozenset(
 _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[A-Za-z_][\w.]*)=(?P<value>.*)", re.DOTALL)
 _LITERAL = re.compile(r"null|'.*'|\".*\"|\[.*\]", re.DOTALL)
 
+_BAD = object()
+"""Stands for what could not be built; its problem is reported."""
+
 _SPELLINGS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -62,7 +65,7 @@ def conf_folder() -> Path:
 
 def quote_path(value: str) -> str:
     """A path as a quoted string of Hydra's grammar, whatever characters it holds."""
-    literal = value.replace("${", r"\${")
+    literal = re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
     literal = re.sub(r"(\\*)'", lambda match: match[1] * 2 + r"\'", literal)
     literal = re.sub(r"(\\+)$", lambda match: match[1] * 2, literal)
     return f"'{literal}'"
@@ -110,13 +113,21 @@ def _user_folders(arguments: Sequence[str]) -> list[Path]:
     return folders
 
 
-def build(schema: type[T], values: Mapping[str, Any]) -> T:
+def build(
+    schema: type[T],
+    values: Mapping[str, Any],
+    check: Callable[[T], list[Problem]] | None = None,
+) -> T:
     """An instance of the dataclass `schema` from nested plain values.
 
-    Raises ConfigError with every unknown key and every value of a wrong type.
+    Raises ConfigError with every unknown key, every value of a wrong type, and what `check` finds
+    wrong with the rest, defaults standing in for values of a wrong type.
     """
     problems: list[Problem] = []
     built = _build(schema, values, "", problems)
+    if check is not None and built is not _BAD:
+        known = {problem.key for problem in problems}
+        problems += [problem for problem in check(built) if problem.key not in known]
     if problems:
         raise ConfigError(problems)
     return typing.cast(T, built)
@@ -125,10 +136,10 @@ def build(schema: type[T], values: Mapping[str, Any]) -> T:
 def _build(schema: type, values: Any, path: str, problems: list[Problem]) -> Any:
     if not isinstance(values, Mapping):
         problems.append(Problem(path, values, f"is a group; choose one, as in {path}=..."))
-        return None
+        return _BAD
     chosen = _variant(schema, values, path, problems)
     if chosen is None:
-        return None
+        return _BAD
     fields = {field.name: field for field in dataclasses.fields(chosen)}
     problems += _unknown(values, fields, path)
     hints = typing.get_type_hints(chosen)
@@ -136,10 +147,12 @@ def _build(schema: type, values: Any, path: str, problems: list[Problem]) -> Any
     for name in fields:
         if name in values:
             key = f"{path}.{name}" if path else name
-            arguments[name] = _field(chosen, name, hints[name], values[name], key, problems)
+            arguments[name] = _field(name, hints[name], values[name], key, problems)
         elif _is_required(fields[name]):
             problems.append(Problem(name, None, f"is missing; choose one, as in {name}=..."))
-    return None if problems else chosen(**arguments)
+    good = {name: value for name, value in arguments.items() if value is not _BAD}
+    lacking = any(_is_required(field) for name, field in fields.items() if name not in good)
+    return _BAD if lacking else chosen(**good)
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
@@ -172,24 +185,24 @@ def _unknown(values: Mapping[str, Any], fields: Mapping[str, Any], path: str) ->
     return problems
 
 
-def _field(
-    schema: type, name: str, hint: Any, value: Any, key: str, problems: list[Problem]
-) -> Any:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+def _field(name: str, hint: Any, value: Any, key: str, problems: list[Problem]) -> Any:
+    if hint is Any:
+        return value
+    options = _options(hint)
     group = next((option for option in options if dataclasses.is_dataclass(option)), None)
     if group is not None:
-        return (
-            None
-            if value is None and type(None) in options
-            else _build(typing.cast(type, group), value, key, problems)
-        )
-    return _leaf(schema, name, hint, value, key, problems)
+        if value is None and type(None) in options:
+            return None
+        return _build(typing.cast(type, group), value, key, problems)
+    return _leaf(name, hint, value, key, problems)
 
 
-def _leaf(schema: type, name: str, hint: Any, value: Any, key: str, problems: list[Problem]) -> Any:
+def _leaf(name: str, hint: Any, value: Any, key: str, problems: list[Problem]) -> Any:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    if isinstance(value, str) and str in _options(hint):
+        return value  # OmegaConf would read `${` in it as an interpolation
     holder = dataclasses.make_dataclass("Holder", [(name, hint)])
     try:
         node = OmegaConf.structured(holder(**{name: None if value is None else value}))
@@ -197,12 +210,15 @@ def _leaf(schema: type, name: str, hint: Any, value: Any, key: str, problems: li
         return plain[name]
     except OmegaConfBaseException:
         problems.append(Problem(key, value, f"must be {_spell(hint)}"))
-        return None
+        return _BAD
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
 def _spell(hint: Any) -> str:
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return " or ".join(_SPELLINGS.get(option, str(option)) for option in options)
+    return " or ".join(_SPELLINGS.get(option, str(option)) for option in _options(hint))
 
 
 def compose(name: str, schema: type[T], overrides: Sequence[str] = ()) -> T:
@@ -225,7 +241,8 @@ def _plain(config: Any) -> dict[str, Any]:
     try:
         return typing.cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
-        raise ConfigError([Problem(str(error.full_key), "", str(error.msg))]) from error
+        fix = str(error.msg).partition("\n")[0]
+        raise ConfigError([Problem(str(error.full_key), "", fix)]) from error
 
 
 def compose_rerun(folder: Path, schema: type[T], overrides: Sequence[str]) -> T:
@@ -233,23 +250,42 @@ def compose_rerun(folder: Path, schema: type[T], overrides: Sequence[str]) -> T:
 
     Raises ValueError where the folder holds no config.yaml, or an override names a group.
     """
-    from omegaconf import OmegaConf
+    import yaml
 
     path = folder / "config.yaml"
     if not path.is_file():
         raise ValueError(f"rerun={folder}: holds no config.yaml; name a run folder")
-    config = OmegaConf.create(path.read_text())
+    values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values |= {"resume": "never", "rerun": str(folder)}
     groups = group_names([conf_folder()])
-    OmegaConf.update(config, "resume", "never")
-    OmegaConf.update(config, "rerun", str(folder))
     for override in overrides:
         match = _OVERRIDE.fullmatch(override)
         if match is None or match["key"] in groups:
             raise ValueError(f"{override}: beside rerun=DIR only key=value can be given")
-        is_path = match["key"] in PATH_KEYS and match["value"] != "null"
-        value = match["value"] if is_path else OmegaConf.create(f"value: {match['value']}").value
-        OmegaConf.update(config, match["key"], value, force_add=True)
-    return build(schema, _plain(config))
+        _put(values, match["key"], _override_value(override, match))
+    return build(schema, values)
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *groups, last = key.split(".")
+    for group in groups:
+        inner = values.setdefault(group, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{key}={value}: {group} is no group")
+        values = inner
+    values[last] = value
+
+
+def _override_value(override: str, match: re.Match[str]) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    if match["key"] in PATH_KEYS and match["value"] != "null":
+        return match["value"]
+    try:
+        return OverridesParser.create().parse_override(override).value()
+    except HydraException as error:
+        raise ValueError(f"{override}: cannot be read; quote the value") from error
 
 
 def run_door(
@@ -316,7 +352,7 @@ def _run_hydra(
 
     def job(config: Any) -> float | None:
         try:
-            return _checked(build(schema, _plain(config)), check, main)
+            return main(build(schema, _plain(config), check))
         except (ValueError, OSError) as error:
             code = _report(name, error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -325,7 +325,7 @@ class TrainConfig:
     shards: Any = None
     image_size: int | None = None
     batch_size: int = 32
-    epochs: int = 5
+    epochs: int = 4
     folds: int = 5
     fold: Any = "all"
     fold_column: str | None = None

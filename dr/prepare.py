@@ -14,6 +14,8 @@ def main(config: PrepareConfig) -> None:
         f"{config.shards}: {manifest.records} records of {manifest.image_size} px in "
         f"{len(manifest.shards)} shards ({counts})"
     )
+    for flag, count in manifest.flagged.items():
+        print(f"{flag}: {count} kept, see the column flags in {config.shards}/records.csv")
     if manifest.rejected:
         print(f"{manifest.rejected} photographs were left out: see {config.shards}/rejected.csv")
 

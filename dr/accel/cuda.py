@@ -1,6 +1,7 @@
 """One NVIDIA GPU."""
 
 import torch
+from torch import nn
 
 from dr.accel.base import Accelerator
 from dr.config import AccelConfig
@@ -28,7 +29,14 @@ class CUDA(Accelerator):
         precision = _automatic_precision() if config.precision == "auto" else config.precision
         layout = precision != "float32" if config.channels_last is None else config.channels_last
         super().__init__(device=torch.device("cuda"), precision=precision, channels_last=layout)
-        self._scaler = torch.amp.GradScaler("cuda", enabled=precision == "float16")
+        self._scaler = self._new_scaler()
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        self._scaler = self._new_scaler()
+        return super().prepare_model(model)
+
+    def _new_scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler("cuda", enabled=self.precision == "float16")
 
     def describe(self) -> str:
         return f"cuda ({torch.cuda.get_device_name()})"

@@ -1,9 +1,6 @@
 """Grades by the mean of a run's folds, through the preparation that the run's shards had."""
 
 import logging
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +11,12 @@ from numpy.typing import NDArray
 
 from dr.accel.base import Accelerator
 from dr.config import PreparationConfig, TrainConfig
-from dr.fundus.decode import UnreadablePhotograph
 from dr.fundus.preparation import prepare_photograph
 from dr.loading.batches import decode_at
 from dr.modeling.backbones import build_model, normalisation
 from dr.modeling.objectives import Objective, build_objective
 from dr.shards.labels import LabelSource
+from dr.shards.preparing import prepared_photographs
 from dr.training.checkpoint import WEIGHTS, load_weights_file
 from dr.training.loop import normalisation_tensors
 from dr.training.progress import JobProgress
@@ -154,7 +151,13 @@ def grade_source(
             probabilities.append(part[1])
             waiting.clear()
 
-    for row, outcome in _pictures(run, source, threads):
+    for row, outcome in prepared_photographs(
+        source,
+        range(rows),
+        settings=run.preparation,
+        image_size=run.shard_size,
+        threads=threads,
+    ):
         name = str(source.table["name"].iloc[row])
         if isinstance(outcome, Exception):
             if on_error == "fail":
@@ -163,7 +166,7 @@ def grade_source(
                 ) from outcome
             unreadable.append((name, str(outcome)))
         else:
-            waiting.append((name, outcome))
+            waiting.append((name, decode_at(outcome.jpeg, size=run.image_size)))
         if len(waiting) == batch_size or row == rows - 1:
             grade_waiting()
         progress.advance(1)
@@ -175,24 +178,3 @@ def grade_source(
         probabilities=np.concatenate(probabilities),
         unreadable=unreadable,
     )
-
-
-def _pictures(
-    run: TrainedRun, source: LabelSource, threads: int
-) -> Iterator[tuple[int, Pixels | Exception]]:
-    def prepare(row: int) -> Pixels | Exception:
-        try:
-            return run.picture(source.read(row))
-        except (UnreadablePhotograph, OSError) as error:
-            return error
-
-    waiting: deque[tuple[int, Future[Pixels | Exception]]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for row in range(len(source.table)):
-            waiting.append((row, pool.submit(prepare, row)))
-            if len(waiting) >= 4 * threads:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()

@@ -84,8 +84,13 @@ class LabelSource:
 
         It covers the column names and every value of the table in its order. Of each photograph
         file it covers the size, and the first and last 64 KiB; of a MedMNIST archive the whole
-        file. Modification times and paths don't matter. Reads every photograph's file.
+        file. Modification times and paths don't matter. The first call reads every photograph's
+        file.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         state = hashlib.sha256()
         state.update(json.dumps(list(self.table.columns)).encode())
         for values in self.table.to_numpy(dtype=object).tolist():

@@ -29,7 +29,8 @@ class ShardFile:
 class Manifest:
     """`source` and `recipe` are digests of the labelled photographs and of the preparation.
 
-    `digest` names the content: the shards' bytes and the table of records.
+    `digest` names the content: the shards' bytes and the table of records. `flagged` counts the
+    records kept for each doubt about their quality.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Manifest:
     records: int
     rejected: int
     label_counts: list[int]
+    flagged: dict[str, int]
     shards: list[ShardFile]
     records_sha256: str
     digest: str

@@ -10,9 +10,8 @@ import json
 import logging
 import os
 import re
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,7 @@ from typing import Any
 from dr.config import GRADES, PreparationConfig
 from dr.digests import digest_of, digest_of_file
 from dr.files import make_writable_folder, write_csv, write_json
-from dr.fundus.decode import UnreadablePhotograph
-from dr.fundus.preparation import PreparedPhotograph, prepare_photograph
+from dr.fundus.preparation import PreparedPhotograph
 from dr.fundus.quality import flags
 from dr.shards.index import write_index
 from dr.shards.labels import LabelSource
@@ -36,6 +34,7 @@ from dr.shards.manifest import (
     recipe_digest,
     write_manifest,
 )
+from dr.shards.preparing import prepared_photographs
 from dr.shards.records import Record, encode_example, write_frame
 
 ROWS_A_SHARD = 2000
@@ -251,29 +250,13 @@ def _publish(
 def _prepared(
     packing: Packing, rows: range
 ) -> Iterator[tuple[int, PreparedPhotograph | Exception]]:
-    """Each row with its prepared photograph or what went wrong, in order, a few ahead."""
-    missing = set(packing.source.missing)
-
-    def prepare(row: int) -> PreparedPhotograph | Exception:
-        if row in missing:
-            return UnreadablePhotograph("there is no such photograph")
-        try:
-            data = packing.source.read(row)
-            settings = packing.preparation
-            return prepare_photograph(data, settings=settings, image_size=packing.image_size)
-        except (UnreadablePhotograph, OSError) as error:
-            return error
-
-    waiting: deque[tuple[int, Future[PreparedPhotograph | Exception]]] = deque()
-    with ThreadPoolExecutor(packing.threads) as pool:
-        for row in rows:
-            waiting.append((row, pool.submit(prepare, row)))
-            if len(waiting) >= 4 * packing.threads:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
+    return prepared_photographs(
+        packing.source,
+        rows,
+        settings=packing.preparation,
+        image_size=packing.image_size,
+        threads=packing.threads,
+    )
 
 
 def _record(
@@ -335,6 +318,7 @@ def _finish(packing: Packing, identity: dict[str, Any], slices: int) -> Manifest
         records=len(kept),
         rejected=len(rejected),
         label_counts=[sum(e["label"] == grade for e in kept) for grade in range(GRADES)],
+        flagged=dict(Counter(flag for entry in kept for flag in entry["flags"].split())),
         shards=shards,
         records_sha256=records_sha256,
         digest=digest_of([records_sha256, *(shard.sha256 for shard in shards)]),

@@ -15,6 +15,8 @@ from dr.accel.choice import choose_accelerator
 from dr.config import TrainConfig
 from dr.loading.augmentation import Augmentation
 from dr.loading.split import Split, split_records
+from dr.modeling.backbones import build_model
+from dr.modeling.objectives import build_objective
 from dr.shards.reading import ShardSet
 from dr.training.environment import code_version, describe_environment
 from dr.training.fold import (
@@ -66,6 +68,7 @@ def cross_validate(config: TrainConfig) -> Outcome:
     augmentation.check(image_size)
     folds = _chosen_folds(config, split)
     _check_batches(config, split, folds)
+    _check_model(config, image_size)
     run = _claim(config, accelerator, shards, image_size)
     if _already_complete(run):
         return Outcome(folder=run.path, result=run.result())
@@ -159,6 +162,12 @@ def _check_batches(config: TrainConfig, split: Split, folds: Sequence[int]) -> N
         raise ValueError(f"select=cross: needs at least 3 folds, there are {split.count}")
 
 
+def _check_model(config: TrainConfig, image_size: int) -> None:
+    """Build the model once, so that its errors come before a run folder is made."""
+    outputs = build_objective(config.objective).outputs
+    build_model(config.model, outputs=outputs, image_size=image_size)
+
+
 def _train_folds(
     config: TrainConfig,
     accelerator: Accelerator,
@@ -170,6 +179,9 @@ def _train_folds(
     run: RunFolder,
 ) -> None:
     left = [fold for fold in folds if not is_trained(run, fold)]
+    if len(left) < len(folds):
+        done = ", ".join(str(fold) for fold in folds if fold not in left)
+        _log.warning("%s: fold %s: trained already, not trained again", run.path, done)
     with JobProgress(0, description="training") as progress:
         jobs = [
             FoldJob(
@@ -188,15 +200,21 @@ def _train_folds(
         progress.skip(-sum(job.images_per_epoch * config.epochs for job in jobs))
         for job in jobs:
             with locked(job.folder, what=f"fold {job.fold}"):
+                if is_trained(run, job.fold):
+                    job.progress.skip(job.images_per_epoch * config.epochs)
+                    continue
                 accelerator.launch(partial(train_fold, job))
             update_result(run)
 
 
 def _gather(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
+    from filelock import FileLock
+
     result = run.result()
     planned = result["planned_folds"]
     if config.select == "cross" and all(is_trained(run, fold) for fold in planned):
-        _finish_cross(run, config, planned)
+        with FileLock(run.path / ".lock"):
+            _finish_cross(run, config, planned)
     result = update_result(run)
     from dr.reporting.curves import draw_curves
 

@@ -110,7 +110,8 @@ class FoldJob:
 
 def is_trained(run: RunFolder, fold: int) -> bool:
     """Whether all epochs of a fold are done."""
-    return (run.fold(fold) / TRAINED).is_file()
+    folder = run.fold(fold)
+    return (folder / TRAINED).is_file() or (folder / SCORES_FILE).is_file()
 
 
 def train_fold(job: FoldJob) -> None:
@@ -134,9 +135,9 @@ def train_fold(job: FoldJob) -> None:
             history.append(row)
             _save_state(job, learner, history)
             job.progress.say(_epoch_line(job, row))
-    write_json(job.folder / TRAINED, {"epochs": job.config.epochs})
     if job.config.select != "cross":
         finish_fold(job.run, job.fold, kept_epoch(history, job.config), history)
+    write_json(job.folder / TRAINED, {"epochs": job.config.epochs})
 
 
 def _seed(job: FoldJob, *, epoch: int) -> None:
@@ -321,8 +322,8 @@ def finish_fold(run: RunFolder, fold: int, epoch: int, history: list[dict[str, A
     """Write a fold's scores at the kept epoch and drop what only an unfinished fold needs."""
     folder = run.fold(fold)
     kept = folder / EPOCHS / f"{epoch:04d}"
-    if kept.is_dir():
-        for name in (PREDICTIONS, WEIGHTS):
+    for name in (PREDICTIONS, WEIGHTS):
+        if (kept / name).is_file():
             (kept / name).replace(folder / name)
     row = history[epoch - 1]
     predictions = folder / PREDICTIONS

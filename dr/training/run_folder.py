@@ -110,8 +110,9 @@ def write_start(
     text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
     write_json(run.path / "environment.json", environment)
     columns = table[["name", "patient", "label"]].assign(fold=split.fold_of)
-    rows = [dict(zip(columns, row, strict=True)) for row in columns.itertuples(index=False)]
-    write_csv(run.path / "folds.csv", list(columns), rows)
+    names = ("name", "patient", "label", "fold")
+    rows = [dict(zip(names, row, strict=True)) for row in columns.itertuples(index=False)]
+    write_csv(run.path / "folds.csv", names, rows)
     write_whole(run.path / "config.yaml", text)
     result = {
         "schema_version": 1,

@@ -122,7 +122,7 @@ def test_unreadable_photograph(run: Path, photographs: Path, tmp_path: Path, on_
     (images / "good.jpeg").write_bytes((photographs / "3_left.jpeg").read_bytes())
     out = tmp_path / "out.csv"
     if on_error == "fail":
-        with pytest.raises(ValueError, match="bad.*on_error=skip"):
+        with pytest.raises(ValueError, match=r"bad.*on_error=skip"):
             _predict(run, images, out)
         assert not out.exists()
     else:

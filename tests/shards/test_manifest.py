@@ -29,6 +29,7 @@ SMALL = Manifest(
     records=3,
     rejected=1,
     label_counts=[1, 1, 0, 1, 0],
+    flagged={},
     shards=[ShardFile(file="train00-3.tfrec", records=3, sha256="c" * 64)],
     records_sha256="d" * 64,
     digest="e" * 64,

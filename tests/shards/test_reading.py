@@ -64,6 +64,7 @@ def write_shards(folder: Path) -> Path:
         records=5,
         rejected=0,
         label_counts=[1] * 5,
+        flagged={},
         shards=shards,
         records_sha256=digest_of_file(folder / "records.csv"),
         digest="f",

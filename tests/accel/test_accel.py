@@ -1,0 +1,101 @@
+import importlib.util
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from dr.accel.choice import choose_accelerator
+from dr.accel.cpu import CPU, computes_bfloat16
+from dr.config import AccelConfig
+
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+NO_XLA = pytest.mark.skipif(
+    importlib.util.find_spec("torch_xla") is not None, reason="needs to lack torch-xla"
+)
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@NO_CUDA
+def test_auto_takes_the_cpu_where_there_is_no_cuda() -> None:
+    assert isinstance(choose_accelerator(AccelConfig()), CPU)
+
+
+@NO_CUDA
+def test_cuda_says_what_it_needs() -> None:
+    with pytest.raises(ValueError, match="accel=cuda: torch sees no CUDA device here; use"):
+        choose_accelerator(AccelConfig(name="cuda"))
+
+
+@NO_XLA
+def test_tpu_says_what_it_needs() -> None:
+    with pytest.raises(ValueError, match=r"accel=tpu: torch-xla is not installed here.*\[tpu\]"):
+        choose_accelerator(AccelConfig(name="tpu"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (AccelConfig(name="cpu", devices=2), r"accel\.devices=2"),
+        (AccelConfig(name="cpu", precision="float16"), r"accel\.precision=float16"),
+    ],
+)
+def test_the_cpu_refuses_what_it_cannot_do(config: AccelConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choose_accelerator(config)
+
+
+def test_what_is_left_open_follows_the_machine() -> None:
+    cpu = CPU(AccelConfig(name="cpu"))
+    assert cpu.precision == ("bfloat16" if computes_bfloat16() else "float32")
+    assert cpu.channels_last
+    plain = CPU(AccelConfig(name="cpu", precision="float32", channels_last=False))
+    assert (plain.precision, plain.channels_last) == ("float32", False)
+
+
+def test_threads_are_set_and_described() -> None:
+    wanted = min(2, os.cpu_count() or 1)
+    cpu = CPU(AccelConfig(name="cpu", threads=wanted))
+    assert torch.get_num_threads() == wanted
+    assert f"{wanted} threads" in cpu.describe()
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_pictures_keep_their_values_in_either_layout(channels_last: bool) -> None:
+    cpu = CPU(AccelConfig(name="cpu", channels_last=channels_last))
+    images = torch.randint(0, 256, (2, 5, 4, 3), dtype=torch.uint8)
+    pictures = cpu.pictures(images)
+    assert pictures.dtype == torch.float32
+    torch.testing.assert_close(pictures, images.permute(0, 3, 1, 2).float() / 255)
+    assert pictures.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_model_computes_in_the_precision(precision: str) -> None:
+    cpu = CPU(AccelConfig(name="cpu", precision=precision))
+    with cpu.autocast():
+        out = torch.nn.Linear(4, 2)(torch.ones(1, 4))
+    assert str(out.dtype) == f"torch.{precision}"
+
+
+def test_a_step_is_that_of_the_optimizer_and_clears_the_gradients() -> None:
+    cpu = CPU(AccelConfig(name="cpu"))
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    cpu.backward_and_step((weight**2).sum(), optimizer)
+    assert weight.tolist() == [2.0 - 0.5 * 4.0]
+    assert weight.grad is None
+
+
+def test_one_rank_reduces_and_gathers_to_itself() -> None:
+    cpu = CPU(AccelConfig(name="cpu"))
+    values = torch.tensor([1.0, 2.0], requires_grad=True)
+    assert torch.equal(cpu.reduce(values), values)
+    assert not cpu.gather(values).requires_grad
+    assert cpu.launch(lambda: 3) == 3

@@ -1,0 +1,115 @@
+"""A tiny data set whose mean colour tells the grade, and trainings of it at 32 px."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import settings
+
+from dr.compose import compose
+from dr.config import PreparationConfig, TableData, TrainConfig
+from dr.shards.labels import read_label_source
+from dr.shards.packing import Packing, pack
+
+settings.register_profile("dr", deadline=None)
+settings.load_profile("dr")
+
+PATIENTS = 30
+SIZE = 32
+NAME_PATTERN = r"(?P<patient>\d+)_(?P<side>left|right)"
+
+
+def tiny_picture(grade: int, random: np.random.Generator) -> np.ndarray:
+    """uint8 [32, 32, 3]: brighter and less red for a higher grade, with some noise."""
+    colour = np.array([40 + 45 * grade, 120, 220 - 45 * grade])
+    noise = random.normal(0, 12, (SIZE, SIZE, 3))
+    return np.clip(colour + noise, 0, 255).astype(np.uint8)
+
+
+def write_tiny_photographs(folder: Path, *, patients: int = PATIENTS) -> Path:
+    """Photographs `<patient>_left.png`, `_right.png` and labels.csv with a given split."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for patient in range(patients):
+        grade = patient % 5
+        for side in ("left", "right"):
+            name = f"{patient}_{side}"
+            cv2.imwrite(str(folder / f"{name}.png"), tiny_picture(grade, random))
+            part = "train" if patient < patients * 2 // 3 else "val"
+            rows.append({"image": name, "level": grade, "split": part})
+    labels = folder / "labels.csv"
+    pd.DataFrame(rows).to_csv(labels, index=False)
+    return labels
+
+
+@pytest.fixture(scope="session")
+def tiny_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 60 pictures of 30 patients, 12 of each grade, and labels.csv."""
+    folder = tmp_path_factory.mktemp("photographs")
+    write_tiny_photographs(folder)
+    return folder
+
+
+def tiny_data(folder: Path) -> TableData:
+    return TableData(
+        images=str(folder),
+        labels=str(folder / "labels.csv"),
+        name_pattern=NAME_PATTERN,
+        image_size=SIZE,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_source(tiny_photographs: Path) -> TableData:
+    """The label source of `tiny_photographs`."""
+    return tiny_data(tiny_photographs)
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tiny_source: TableData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_photographs` packed into shards as they are."""
+    folder = tmp_path_factory.mktemp("shards") / "tiny"
+    source = read_label_source(tiny_source, cache=folder.parent)
+    preparation = PreparationConfig(decode="full", crop="none", fit="stretch", filter="none")
+    pack(Packing(source=source, preparation=preparation, image_size=SIZE, folder=folder, workers=1))
+    return folder
+
+
+TINY = (
+    "augment=none",
+    "accel=cpu",
+    "accel.precision=float32",
+    "accel.channels_last=false",
+    "accel.threads=1",
+    "loader.threads=1",
+    "model.name=test_efficientnet",
+    "model.weights=none",
+    "model.drop_rate=0",
+    "model.drop_path_rate=0",
+    "schedule=constant",
+    "schedule.max_lr=0.01",
+    "batch_size=10",
+    "folds=3",
+    "epochs=2",
+)
+
+
+@pytest.fixture
+def tiny_overrides(tiny_shards: Path, tmp_path: Path) -> list[str]:
+    """Command-line arguments of a training that takes a second or two."""
+    return [*TINY, f"shards={tiny_shards}", f"outputs={tmp_path / 'outputs'}"]
+
+
+@pytest.fixture
+def tiny_config(tiny_overrides: list[str]) -> Callable[..., TrainConfig]:
+    """`tiny_config("epochs=3", ...)`: the config of such a training, changed."""
+
+    def make(*changes: Any) -> TrainConfig:
+        return compose("train", TrainConfig, [*tiny_overrides, *changes])
+
+    return make

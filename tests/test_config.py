@@ -1,0 +1,107 @@
+import dataclasses
+
+import pytest
+
+from dr.compose import compose
+from dr.config import (
+    ConfigError,
+    PredictConfig,
+    PrepareConfig,
+    TrainConfig,
+    check_predict,
+    check_prepare,
+    check_train,
+)
+
+
+def problems(*overrides: str) -> list[str]:
+    return [str(problem) for problem in check_train(compose("train", TrainConfig, overrides))]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "fix"),
+    [
+        (["batch_size=0"], "batch_size", "at least 1"),
+        (["epochs=0"], "epochs", "at least 1"),
+        (["folds=0"], "folds", "at least 1"),
+        (["seed=-1"], "seed", "at least 0"),
+        (["image_size=4"], "image_size", "at least 8"),
+        (["workers=0"], "workers", "at least 1"),
+        (["loader.threads=0"], "loader.threads", "at least 1"),
+        (["loader.prefetch=0"], "loader.prefetch", "at least 1"),
+        (["on_error=ignore"], "on_error", "fail, skip"),
+        (["resume=yes"], "resume", "auto, never"),
+        (["select=worst"], "select", "last, best, cross"),
+        (["select=best", "select_metric=f1"], "select_metric", "qwk, loss"),
+        (["select_metric=loss"], "select_metric", "no effect with select=last"),
+        (["folds=1", "select=best"], "select", "needs a validation fold"),
+        (["folds=2", "select=cross"], "select", "at least 3 folds"),
+        (["fold=5"], "fold", "from 0 to 4"),
+        (["fold=[0,0]"], "fold", "from 0 to 4"),
+        (["fold=some"], "fold", "from 0 to 4"),
+        (["shards=[/a,/b]"], "shards", "one folder"),
+        (["objective.name=mae"], "objective.name", "cross_entropy, regression"),
+        (["accel.name=gpu"], "accel.name", "auto, cpu, cuda, tpu"),
+        (["accel=cpu", "accel.precision=float16"], "accel.precision", "is for CUDA"),
+        (["accel.devices=0"], "accel.devices", "at least 1"),
+        (["schedule=constant", "schedule.max_lr=0"], "schedule.max_lr", "above 0"),
+        (["schedule=constant", "schedule.max_lr=nan"], "schedule.max_lr", "above 0"),
+        (["schedule.min_lr=1"], "schedule.min_lr", "must not exceed schedule.max_lr"),
+        (["schedule.by=hour"], "schedule.by", "step, epoch"),
+        (["schedule.ramp_percent=120"], "schedule.ramp_percent", "at most 100"),
+        (["schedule.ramp_epochs=1", "schedule.ramp_steps=3"], "schedule.ramp_epochs and", "one of"),
+        (["schedule.decay_epochs=0"], "schedule.decay_epochs", "above 0"),
+        (["schedule.decay=1.5"], "schedule.decay", "at most 1"),
+        (["optimizer.betas=[0.9]"], "optimizer.betas", "two numbers"),
+        (["optimizer.eps=0"], "optimizer.eps", "above 0"),
+        (["optimizer=sgd", "optimizer.momentum=0"], "optimizer.nesterov", "momentum above 0"),
+        (["model.drop_rate=1"], "model.drop_rate", "below 1"),
+        (["augment.transforms=[{p: 1}]"], "augment.transforms[0]", "`name`"),
+        (["data=eyepacs", "data.labels=/l.csv"], "data.images", "folder of photographs"),
+        (["data.patients=0"], "data.patients", "at least 1"),
+        (["data.grade_shares=[1]"], "data.grade_shares", "5 shares"),
+        (["data=medmnist", "data.images=/a.npz"], "preparation.crop", "add preparation=none"),
+        (["preparation.jpeg_quality=0"], "preparation.jpeg_quality", "1 to 100"),
+        (["preparation.crop_threshold=255"], "preparation.crop_threshold", "0 to 254"),
+    ],
+)
+def test_a_bad_value_is_one_problem_with_its_fix(overrides: list[str], key: str, fix: str) -> None:
+    found = problems(*overrides)
+    assert len(found) == 1
+    assert found[0].startswith(key)
+    assert fix in found[0]
+
+
+def test_all_bad_values_are_reported_together() -> None:
+    found = problems("batch_size=0", "schedule.max_lr=-1", "schedule.min_lr=0", "accel.devices=0")
+    assert {text.partition("=")[0] for text in found} >= {
+        "batch_size",
+        "schedule.max_lr",
+        "accel.devices",
+    }
+
+
+@pytest.mark.parametrize("pattern", ["(", "no groups"])
+def test_a_name_pattern_must_name_the_patient(pattern: str) -> None:
+    config = compose("train", TrainConfig, ["data=folders", "data.images=/i"])
+    config.data = dataclasses.replace(config.data, name_pattern=pattern)  # type: ignore[call-arg]
+    assert [problem.key for problem in check_train(config)] == ["data.name_pattern"]
+
+
+def test_the_data_group_is_not_checked_beside_shards() -> None:
+    assert problems("shards=/s", "data=eyepacs") == []
+
+
+def test_preparing_needs_a_folder() -> None:
+    found = check_prepare(compose("prepare", PrepareConfig))
+    assert [problem.key for problem in found] == ["shards"]
+
+
+def test_predicting_needs_a_run_a_place_and_pictures() -> None:
+    found = check_predict(compose("predict", PredictConfig))
+    assert [problem.key for problem in found] == ["run", "out", "images"]
+
+
+def test_an_error_tells_every_problem() -> None:
+    found = check_predict(compose("predict", PredictConfig))
+    assert str(ConfigError(found)).splitlines() == [str(problem) for problem in found]
