@@ -329,6 +329,7 @@ class TrainConfig:
     folds: int = 5
     fold: Any = "all"
     fold_column: str | None = None
+    fold_seed: int = 0
     seed: int = 0
     select: str = "last"
     select_metric: str | None = None
@@ -596,6 +597,7 @@ def check_train(config: TrainConfig) -> list[Problem]:
     problems += _one_of("on_error", config.on_error, ("fail", "skip"))
     for name, low in (("image_size", 8), ("batch_size", 1), ("epochs", 1), ("folds", 1)):
         problems += _at_least(name, getattr(config, name), low)
+    problems += _at_least("fold_seed", config.fold_seed, 0)
     problems += _at_least("seed", config.seed, 0) + _at_least("workers", config.workers, 1)
     return problems + _check_select(config) + _check_fold(config) + _check_resume(config)
 

@@ -1,11 +1,11 @@
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dr.compose import compose, conf_folder
-from dr.config import Adam, RampDecay, TrainConfig, check_train
+from dr.config import Adam, MedMNISTData, RampDecay, TableData, TrainConfig, check_train
 from dr.training.cross_validation import cross_validate
 from dr.training.schedules import learning_rate
 
@@ -66,18 +66,31 @@ def test_the_seed_experiment_has_the_rates_that_were_logged(epoch: int, rate: fl
         assert found == pytest.approx(rate, rel=1e-6)
 
 
+def source_overrides(name: str, table: TableData, folder: Path) -> list[str]:
+    """The experiment's own kind of source, made up and tiny."""
+    if not isinstance(compose("train", TrainConfig, [f"experiment={name}"]).data, MedMNISTData):
+        return ["data=eyepacs", f"data.images={table.images}", f"data.labels={table.labels}"]
+    random = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 30), ("val", 20)):
+        arrays[f"{split}_images"] = random.integers(0, 256, (count, 28, 28, 3), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(count, dtype=np.uint8)[:, None] % 5
+    np.savez(folder / "tiny.npz", **arrays)
+    return [f"data.images={folder / 'tiny.npz'}"]
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_experiment_runs(
-    name: str, tiny_config: Callable[..., TrainConfig], tmp_path: Path
+def test_an_experiment_runs_from_its_photographs(
+    name: str, tiny_source: TableData, tmp_path: Path
 ) -> None:
     small = ["image_size=32", "epochs=1", "batch_size=10", "folds=2", "fold=0"]
-    small += ["model.name=test_efficientnet", "model.weights=none"]
-    shards, outputs = tiny_config().shards, tmp_path / "runs"
+    small += ["model.name=test_efficientnet", "model.weights=none", "accel=cpu"]
+    source = source_overrides(name, tiny_source, tmp_path)
     config = compose(
         "train",
         TrainConfig,
-        [f"experiment={name}", *small, f"shards={shards}", f"outputs={outputs}", "accel=cpu"],
+        [f"experiment={name}", *source, *small, f"outputs={tmp_path / 'runs'}"],
     )
     outcome = cross_validate(config)
     assert outcome.result["folds"]["0"]["records"] == (20 if config.fold_column else 30)

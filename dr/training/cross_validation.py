@@ -62,9 +62,10 @@ def cross_validate(config: TrainConfig) -> Outcome:
     augmentation = Augmentation(config.augment)
     shards = training_shards(config)
     split = split_records(
-        shards.table, folds=config.folds, fold_column=config.fold_column, seed=config.seed
+        shards.table, folds=config.folds, fold_column=config.fold_column, seed=config.fold_seed
     )
     image_size = config.image_size or shards.image_size
+    _say_what_has_no_effect(config, split, shards)
     augmentation.check(image_size)
     folds = _chosen_folds(config, split)
     _check_batches(config, split, folds)
@@ -84,6 +85,22 @@ def cross_validate(config: TrainConfig) -> Outcome:
     _log.info("%s: %s, %s", run.path, environment["device"], environment["precision"])
     _train_folds(config, accelerator, augmentation, shards, split, image_size, folds, run)
     return Outcome(folder=run.path, result=_gather(run, config))
+
+
+def _say_what_has_no_effect(config: TrainConfig, split: Split, shards: ShardSet) -> None:
+    if config.fold_column is not None and config.folds != split.count:
+        _log.warning(
+            "fold_column=%s: gives %d fold(s); folds=%d has no effect",
+            config.fold_column,
+            split.count,
+            config.folds,
+        )
+    if config.image_size is not None and config.image_size > shards.image_size:
+        _log.warning(
+            "image_size=%d: the shards hold %d px, so their pictures are enlarged",
+            config.image_size,
+            shards.image_size,
+        )
 
 
 def _threads() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from dr.config import (
     FoldersData,
     MedMNISTData,
+    PreparationConfig,
     PrepareConfig,
     SyntheticData,
     TableData,
@@ -78,12 +79,18 @@ def training_shards(config: TrainConfig) -> ShardSet:
 
 def _check_source(config: TrainConfig, shards: ShardSet) -> None:
     """`shards` beside a `data` that is not the default must be made from that very source."""
+    made = shards.manifest
+    if made is not None and config.preparation not in (PreparationConfig(), made.preparation):
+        raise ValueError(
+            f"preparation: differs from the one that shards={shards.folder} were made with; leave "
+            "it out, or prepare other shards"
+        )
     data = config.data
     named = isinstance(data, TableData | FoldersData | MedMNISTData) and data.images
     if not named and not (isinstance(data, SyntheticData) and data.folder):
         return
     source = read_label_source(data, cache=Path(config.cache), on_error=config.on_error)
-    if shards.manifest is None or shards.manifest.source != source.digest():
+    if made is None or made.source != source.digest():
         raise ValueError(
             f"shards={shards.folder}: was not made from the photographs and labels of data=...; "
             "give one of the two"

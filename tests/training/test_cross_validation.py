@@ -228,3 +228,27 @@ def test_shards_that_contradict_data_are_refused(
     other = dataclasses.replace(same, data=dataclasses.replace(tiny_source, labels=str(labels)))
     with pytest.raises(ValueError, match=r"shards=.*not made from the photographs and labels"):
         cross_validate(other)
+
+
+def test_runs_that_differ_in_seed_alone_share_their_folds(tiny_config: Make) -> None:
+    one = cross_validate(tiny_config("epochs=1", "seed=1")).folder
+    two = cross_validate(tiny_config("epochs=1", "seed=2")).folder
+    other = cross_validate(tiny_config("epochs=1", "seed=1", "fold_seed=1")).folder
+    assert one != two
+    assert (one / "folds.csv").read_bytes() == (two / "folds.csv").read_bytes()
+    assert (one / "folds.csv").read_bytes() != (other / "folds.csv").read_bytes()
+    assert pooled_table(one)["score"].tolist() != pooled_table(two)["score"].tolist()
+
+
+def test_another_preparation_beside_shards_is_refused(tiny_config: Make) -> None:
+    with pytest.raises(ValueError, match="preparation: differs from"):
+        cross_validate(tiny_config("epochs=1", "preparation.jpeg_quality=50"))
+
+
+def test_settings_without_effect_are_said(
+    tiny_config: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        cross_validate(tiny_config("epochs=1", "fold_column=split", "folds=3", "image_size=40"))
+    assert "folds=3 has no effect" in caplog.text
+    assert "are enlarged" in caplog.text
