@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format compare clean
+.PHONY: help install demo test test-slow lint format compare clean
 
 help: ## list what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ demo: $(STAMP) ## draw synthetic photographs, train 5 folds, compare (about 5 mi
 
 test: $(STAMP) ## run the test suite
 	$(RUN) -m pytest
+
+test-slow: $(STAMP) ## run the tests that take long
+	$(RUN) -m pytest -m slow
 
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .
