@@ -311,7 +311,7 @@ def run_door(
             return
         _run_hydra(name, schema=schema, check=check, main=main)
     except KeyboardInterrupt:
-        print(f"dr.{name}: interrupted", file=sys.stderr)
+        print(f"dr.{name}: interrupted; the same command goes on with it", file=sys.stderr)
         sys.exit(130)
     except (ValueError, OSError) as error:
         sys.exit(_report(name, error))

@@ -7,12 +7,10 @@ from dr.config import AccelConfig
 
 
 def connect(config: AccelConfig) -> Accelerator:
-    """Raises ValueError saying what is missing; training on TPU is not built yet."""
-    if importlib.util.find_spec("torch_xla") is None:
-        raise ValueError(
-            "accel=tpu: torch-xla is not installed here; it needs an environment of its own: "
-            "pip install -c constraints-tpu.txt -e '.[tpu]'"
-        )
+    """Raises ValueError: training on TPU is not built yet; says what it will need."""
+    found = importlib.util.find_spec("torch_xla") is not None
     raise ValueError(
-        "accel=tpu: training through torch-xla is not supported yet; use accel=cpu or accel=cuda"
+        "accel=tpu: training through torch-xla is not supported yet; use accel=cpu or accel=cuda. "
+        "It will need an environment of its own, with what constraints-tpu.txt names "
+        f"(torch-xla is {'' if found else 'not '}installed here)"
     )

@@ -35,7 +35,7 @@ def test_cuda_says_what_it_needs() -> None:
 
 @NO_XLA
 def test_tpu_says_what_it_needs() -> None:
-    with pytest.raises(ValueError, match=r"accel=tpu: torch-xla is not installed here.*\[tpu\]"):
+    with pytest.raises(ValueError, match=r"accel=tpu: .*not supported yet.*constraints-tpu\.txt"):
         choose_accelerator(AccelConfig(name="tpu"))
 
 
