@@ -26,8 +26,8 @@ _GAP = 2
 _SPACE = " " * _GAP
 _OPTIMISTIC = "* epoch picked on the fold it is scored on: optimistic"
 _NOISE = (
-    "Another seed alone moves QWK by about 0.01, and by far more on little data or few epochs: "
-    "a difference between runs of a single seed each shows nothing by itself."
+    "A difference between runs of a single seed each shows nothing by itself: another seed alone "
+    "moves QWK by about 0.01, and by far more on little data or few epochs."
 )
 
 
