@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dr.checks import check_predict
 from dr.compose import run_door
-from dr.config import PredictConfig, check_predict
+from dr.config import PredictConfig
 
 if TYPE_CHECKING:
     from dr.shards.labels import LabelSource
@@ -18,8 +19,8 @@ def main(config: PredictConfig) -> None:
     """Grade, write the CSV, and say to stdout what was written."""
     from dr.accel.choice import choose_accelerator
     from dr.prediction.folds import grade_source, load_run
+    from dr.progress import JobProgress
     from dr.scoring.metrics import grade_of
-    from dr.training.progress import JobProgress
 
     out = Path(str(config.out))
     _check_out(out, overwrite=config.overwrite)

@@ -1,12 +1,13 @@
 """`python -m dr.prepare`: photographs and labels into TFRecord shards."""
 
+from dr.checks import check_prepare
 from dr.compose import run_door
-from dr.config import PrepareConfig, check_prepare
+from dr.config import PrepareConfig
 
 
 def main(config: PrepareConfig) -> None:
     """Prepare and pack; print what the shards hold to stdout."""
-    from dr.training.source import prepare
+    from dr.shards.prepare import prepare
 
     manifest = prepare(config)
     counts = ", ".join(f"grade {grade}: {n}" for grade, n in enumerate(manifest.label_counts))

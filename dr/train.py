@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from dr.checks import check_train
 from dr.compose import run_door
-from dr.config import TrainConfig, check_train
+from dr.config import TrainConfig
 
 
 def main(config: TrainConfig) -> float | None:

@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from dr import config as settings
+from dr.checks import check_train
 from dr.compose import (
     build,
     compose,
@@ -16,7 +17,7 @@ from dr.compose import (
     hydra_arguments,
     quote_path,
 )
-from dr.config import ConfigError, TrainConfig, check_train
+from dr.config import ConfigError, TrainConfig
 
 GROUPS = {
     "data": settings.DataConfig,

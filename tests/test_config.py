@@ -2,16 +2,9 @@ import dataclasses
 
 import pytest
 
+from dr.checks import check_predict, check_prepare, check_train
 from dr.compose import compose
-from dr.config import (
-    ConfigError,
-    PredictConfig,
-    PrepareConfig,
-    TrainConfig,
-    check_predict,
-    check_prepare,
-    check_train,
-)
+from dr.config import ConfigError, PredictConfig, PrepareConfig, TrainConfig
 
 
 def problems(*overrides: str) -> list[str]:

@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dr.checks import check_train
 from dr.compose import compose, conf_folder
-from dr.config import Adam, MedMNISTData, RampDecay, TableData, TrainConfig, check_train
+from dr.config import Adam, MedMNISTData, RampDecay, TableData, TrainConfig
 from dr.training.cross_validation import cross_validate
 from dr.training.schedules import learning_rate
 

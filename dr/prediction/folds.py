@@ -15,11 +15,11 @@ from dr.fundus.preparation import prepare_photograph
 from dr.loading.batches import decode_at
 from dr.modeling.backbones import build_model, normalisation
 from dr.modeling.objectives import Objective, build_objective
+from dr.progress import JobProgress
 from dr.shards.labels import LabelSource
 from dr.shards.preparing import prepared_photographs
 from dr.training.checkpoint import WEIGHTS, load_weights_file
 from dr.training.loop import normalisation_tensors
-from dr.training.progress import JobProgress
 
 Pixels = NDArray[np.uint8]
 _log = logging.getLogger(__name__)

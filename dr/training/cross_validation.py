@@ -17,7 +17,8 @@ from dr.loading.augmentation import Augmentation
 from dr.loading.split import Split, split_records
 from dr.modeling.backbones import build_model
 from dr.modeling.objectives import build_objective
-from dr.shards.reading import ShardSet
+from dr.progress import JobProgress
+from dr.shards.shard_set import ShardSet
 from dr.training.environment import code_version, describe_environment
 from dr.training.fold import (
     FoldJob,
@@ -29,7 +30,6 @@ from dr.training.fold import (
     train_fold,
 )
 from dr.training.identity import run_identity, run_name
-from dr.training.progress import JobProgress
 from dr.training.run_folder import (
     RunFolder,
     claim_run_folder,

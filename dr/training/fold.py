@@ -20,8 +20,9 @@ from dr.loading.sampler import evaluation_batches, training_batches
 from dr.loading.split import Split
 from dr.modeling.backbones import build_model, normalisation
 from dr.modeling.objectives import build_objective
+from dr.progress import JobProgress
 from dr.scoring.metrics import SCORES, score_predictions, to_json
-from dr.shards.reading import ShardSet
+from dr.shards.shard_set import ShardSet
 from dr.training.checkpoint import (
     CHECKPOINT,
     WEIGHTS,
@@ -38,7 +39,6 @@ from dr.training.loop import (
     train_epoch,
 )
 from dr.training.optimizers import build_optimizer
-from dr.training.progress import JobProgress
 from dr.training.run_folder import PREDICTION_COLUMNS, RunFolder
 from dr.training.schedules import learning_rate
 

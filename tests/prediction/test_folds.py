@@ -12,7 +12,7 @@ from dr.config import AccelConfig, PredictConfig, TrainConfig
 from dr.loading.batches import decode_at
 from dr.predict import main as predict
 from dr.prediction.folds import load_run
-from dr.shards.reading import open_shards
+from dr.shards.opening import open_shards
 from dr.training.cross_validation import cross_validate
 
 

@@ -20,8 +20,8 @@ from dr.fundus.preparation import prepare_photograph
 from dr.shards.index import index_path
 from dr.shards.labels import LabelSource
 from dr.shards.manifest import Manifest, read_manifest
+from dr.shards.opening import open_shards
 from dr.shards.packing import Packing, pack, shard_files
-from dr.shards.reading import open_shards
 
 SETTINGS = PreparationConfig(decode="full", crop="none", filter="none")
 PATIENTS = 5

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dr.config import PreparationConfig, PrepareConfig, TableData, TrainConfig
-from dr.training.source import prepare, training_shards
+from dr.shards.prepare import prepare
+from dr.training.source import training_shards
 
 Make = Callable[..., TrainConfig]
 PLAIN = PreparationConfig(decode="full", crop="none", fit="stretch", filter="none")

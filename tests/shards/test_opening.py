@@ -19,8 +19,9 @@ from dr.config import PreparationConfig
 from dr.digests import digest_of_file
 from dr.shards.index import index_path, write_index
 from dr.shards.manifest import MANIFEST, Manifest, ShardFile, write_manifest
-from dr.shards.reading import ShardSet, open_shards
+from dr.shards.opening import open_shards
 from dr.shards.records import CorruptRecord, Record, encode_example, write_frame
+from dr.shards.shard_set import ShardSet
 
 COUNTS = (3, 2)
 
