@@ -29,7 +29,7 @@ def pooled_table(folder: Path) -> pd.DataFrame:
 def test_a_tiny_model_learns_and_the_pooled_score_is_that_of_the_union(
     tiny_config: Make, objective: str
 ) -> None:
-    outcome = cross_validate(tiny_config(f"objective={objective}", "epochs=6"))
+    outcome = cross_validate(tiny_config(f"objective={objective}", "epochs=10"))
     table = pooled_table(outcome.folder)
     assert sorted(table["name"]) == sorted(pd.read_csv(outcome.folder / "folds.csv")["name"])
     grades = table[CHANCES].to_numpy().argmax(axis=1)
