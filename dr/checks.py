@@ -6,6 +6,7 @@ Every check returns problems instead of raising at the first, so that a user see
 import math
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from dr.config import (
     GRADES,
@@ -17,6 +18,7 @@ from dr.config import (
     AugmentConfig,
     DataConfig,
     FoldersData,
+    InspectConfig,
     LoaderConfig,
     MedMNISTData,
     ModelConfig,
@@ -32,6 +34,8 @@ from dr.config import (
     TableData,
     TrainConfig,
 )
+from dr.shards.naming import source_names
+from dr.urls import is_url
 
 
 def _one_of(key: str, value: object, allowed: Iterable[str]) -> list[Problem]:
@@ -107,19 +111,56 @@ def check_name_pattern(pattern: str | None) -> list[Problem]:
     return [Problem("data.name_pattern", pattern, "must hold the group (?P<patient>...)")]
 
 
+_WITHOUT_EFFECT = {
+    "crop_threshold": ("crop", "gray"),
+    "filter_sigma": ("filter", "unsharp"),
+    "graham_sigma": ("filter", "graham"),
+    "graham_radius": ("filter", "graham"),
+    "clahe_clip": ("filter", "clahe"),
+    "clahe_tiles": ("filter", "clahe"),
+}
+
+
 def check_preparation(preparation: PreparationConfig) -> list[Problem]:
     """Problems of the `preparation` group."""
     key = "preparation."
     problems = _one_of(key + "decode", preparation.decode, ("full", "scaled"))
     problems += _one_of(key + "crop", preparation.crop, ("gray", "field", "none"))
     problems += _one_of(key + "fit", preparation.fit, ("stretch", "pad"))
-    problems += _one_of(key + "filter", preparation.filter, ("unsharp", "none"))
-    problems += _above(key + "filter_sigma", preparation.filter_sigma, 0)
-    if not 1 <= preparation.jpeg_quality <= 100:
-        problems.append(Problem(key + "jpeg_quality", preparation.jpeg_quality, "is 1 to 100"))
-    if not 0 <= preparation.crop_threshold < 255:
-        fix = "is a gray value from 0 to 254"
-        problems.append(Problem(key + "crop_threshold", preparation.crop_threshold, fix))
+    filters = ("unsharp", "graham", "clahe", "none")
+    problems += _one_of(key + "filter", preparation.filter, filters)
+    problems += _one_of(key + "jpeg_chroma", preparation.jpeg_chroma, ("auto", "420", "444"))
+    for name in ("filter_sigma", "graham_sigma", "clahe_clip"):
+        problems += _above(key + name, getattr(preparation, name), 0)
+    problems += _check_preparation_ranges(preparation)
+    wrong = {problem.key for problem in problems}
+    idle = _check_preparation_effects(preparation)
+    return problems + [problem for problem in idle if problem.key not in wrong]
+
+
+def _check_preparation_ranges(preparation: PreparationConfig) -> list[Problem]:
+    ranges = {
+        "jpeg_quality": (1, 100, "is 1 to 100"),
+        "crop_threshold": (0, 254, "is a gray value from 0 to 254"),
+        "graham_radius": (0.1, 1, "is a share of the field's radius, from 0.1 to 1"),
+        "clahe_tiles": (1, 64, "is 1 to 64"),
+    }
+    return [
+        Problem(f"preparation.{name}", value, fix)
+        for name, (low, high, fix) in ranges.items()
+        if not low <= (value := getattr(preparation, name)) <= high
+    ]
+
+
+def _check_preparation_effects(preparation: PreparationConfig) -> list[Problem]:
+    """Values that were changed although nothing reads them."""
+    default = PreparationConfig()
+    problems = []
+    for name, (owner, wanted) in _WITHOUT_EFFECT.items():
+        value, choice = getattr(preparation, name), getattr(preparation, owner)
+        if choice != wanted and value != getattr(default, name):
+            fix = f"has no effect with preparation.{owner}={choice}; leave it out"
+            problems.append(Problem(f"preparation.{name}", value, fix))
     return problems
 
 
@@ -139,7 +180,18 @@ def check_augment(augment: AugmentConfig) -> list[Problem]:
             key = f"augment.transforms[{number}]"
             fix = "give a mapping with the `name` of an albumentations class and its arguments"
             problems.append(Problem(key, transform, fix))
+    problems += _one_of("augment.where", augment.where, ("workers", "device"))
+    if augment.where == "device" and not augment.transforms:
+        fix = "has no effect without augment.transforms; leave it out"
+        problems.append(Problem("augment.where", "device", fix))
     return problems
+
+
+def _check_warp(config: TrainConfig) -> list[Problem]:
+    if config.augment.where != "device" or config.accel.name != "tpu":
+        return []
+    fix = "falls back to the host's CPU under XLA; with accel=tpu set workers"
+    return [Problem("augment.where", "device", fix)]
 
 
 def check_model(model: ModelConfig) -> list[Problem]:
@@ -218,7 +270,9 @@ def check_accel(accel: AccelConfig) -> list[Problem]:
 def check_loader(loader: LoaderConfig) -> list[Problem]:
     """Problems of the `loader` group."""
     problems = _at_least("loader.threads", loader.threads, 1)
-    return problems + _at_least("loader.prefetch", loader.prefetch, 1)
+    problems += _at_least("loader.prefetch", loader.prefetch, 1)
+    problems += _one_of("loader.cache", loader.cache, ("none", "decoded"))
+    return problems + _one_of("loader.on_corrupt", loader.on_corrupt, ("fail", "skip"))
 
 
 def check_prepare(config: PrepareConfig) -> list[Problem]:
@@ -226,9 +280,27 @@ def check_prepare(config: PrepareConfig) -> list[Problem]:
     problems = check_data(config.data) + check_preparation(config.preparation)
     problems += check_cropped(config.data, config.preparation)
     problems += _required("shards", config.shards, "name the folder to write, shards=DIR")
+    if is_url(config.shards):
+        fix = "prepare into a folder here, then copy it there with the tool of that storage"
+        problems.append(Problem("shards", config.shards, fix))
     problems += _at_least("image_size", config.image_size, 8)
     problems += _one_of("on_error", config.on_error, ("fail", "skip"))
-    return problems + _at_least("workers", config.workers, 1)
+    return problems + _at_least("workers", config.workers, 1) + _check_parts(config)
+
+
+def _check_parts(config: PrepareConfig) -> list[Problem]:
+    parts, part = config.parts, config.part
+    problems = _at_least("parts", parts, 1)
+    if problems or (parts is None and part is None):
+        return problems
+    if parts is None:
+        return [Problem("part", part, "says nothing without the number of parts; add parts=...")]
+    if part is None:
+        fix = "has no effect without part=...; give one, --multirun part=0,1,... or leave parts out"
+        return [Problem("parts", parts, fix)]
+    if not 0 <= part < parts:
+        return [Problem("part", part, f"give a number from 0 to {parts - 1}: there are {parts}")]
+    return []
 
 
 def check_train(config: TrainConfig) -> list[Problem]:
@@ -238,26 +310,84 @@ def check_train(config: TrainConfig) -> list[Problem]:
     problems += check_augment(config.augment) + check_model(config.model)
     problems += _one_of("objective.name", config.objective.name, ("cross_entropy", "regression"))
     problems += check_optimizer(config.optimizer) + check_schedule(config.schedule)
-    problems += check_accel(config.accel)
+    problems += check_accel(config.accel) + _check_warp(config)
     problems += _one_of("on_error", config.on_error, ("fail", "skip"))
     for name, low in (("image_size", 8), ("batch_size", 1), ("epochs", 1), ("folds", 1)):
         problems += _at_least(name, getattr(config, name), low)
     problems += _at_least("fold_seed", config.fold_seed, 0)
     problems += _at_least("seed", config.seed, 0) + _at_least("workers", config.workers, 1)
+    if config.group_duplicates and config.folds == 1 and config.fold_column is None:
+        fix = "has no effect with folds=1, which holds nothing out; leave it out"
+        problems.append(Problem("group_duplicates", True, fix))
     return problems + _check_select(config) + _check_fold(config) + _check_resume(config)
 
 
 def _check_source(config: TrainConfig) -> list[Problem]:
-    shards = config.shards
-    if shards is None:
-        return check_data(config.data) + check_cropped(config.data, config.preparation)
-    if isinstance(shards, list):
-        if len(shards) == 1:
-            return []
-        return [Problem("shards", shards, "one folder for now; several are not supported yet")]
-    if isinstance(shards, str) and shards:
+    if config.shards is None:
+        problems = check_data(config.data) + check_cropped(config.data, config.preparation)
+    else:
+        problems = _check_folders("shards", config.shards)
+    entries = [*_entries(config.shards), *_entries(config.test)]
+    problems += check_remote_cache(config.remote_cache_gb, entries)
+    return problems + _check_source_weights(config) + _check_test(config)
+
+
+def _check_test(config: TrainConfig) -> list[Problem]:
+    if config.test is None:
         return []
-    return [Problem("shards", shards, "name a folder of shards")]
+    problems = _check_folders("test", config.test)
+    both = [entry for entry in _entries(config.test) if entry in _entries(config.shards)]
+    if both:
+        fix = f"{both[0]} is trained on; a test set holds other patients"
+        problems.append(Problem("test", config.test, fix))
+    return problems
+
+
+def check_remote_cache(gigabytes: float | None, entries: Iterable[object]) -> list[Problem]:
+    """Problems of `remote_cache_gb` beside the folders and URLs that are read."""
+    if gigabytes is not None and not any(is_url(entry) for entry in entries):
+        fix = "has no effect without shards read from a URL; leave it out"
+        return [Problem("remote_cache_gb", gigabytes, fix)]
+    return _above("remote_cache_gb", gigabytes, 0)
+
+
+def _entries(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _check_folders(key: str, value: Any) -> list[Problem]:
+    entries = _entries(value)
+    if not entries or not all(isinstance(entry, str) and entry for entry in entries):
+        return [Problem(key, value, "name a folder of shards, or a list of them, [A,B]")]
+    if len(set(entries)) < len(entries):
+        return [Problem(key, value, "names a folder twice; name each once")]
+    return []
+
+
+def _check_source_weights(config: TrainConfig) -> list[Problem]:
+    weights, entries = config.source_weights, _entries(config.shards)
+    if weights is None:
+        return []
+    if len(entries) < 2:
+        fix = "has no effect with a single source; leave it out, or name several in shards=[A,B]"
+        return [Problem("source_weights", weights, fix)]
+    if not all(isinstance(entry, str) for entry in entries):
+        return []
+    names = source_names(entries)
+    if isinstance(weights, dict) and set(weights) != set(names):
+        fix = f"give a number for each of {', '.join(names)}"
+        return [Problem("source_weights", weights, fix)]
+    numbers = list(weights.values()) if isinstance(weights, dict) else _entries(weights)
+    if len(numbers) != len(names) or not all(_is_weight(number) for number in numbers):
+        fix = f"give {len(names)} numbers of at least 0, for {', '.join(names)}"
+        return [Problem("source_weights", weights, fix)]
+    if not any(numbers):
+        return [Problem("source_weights", weights, "at least one must be above 0")]
+    return []
+
+
+def _is_weight(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
 def _check_select(config: TrainConfig) -> list[Problem]:
@@ -293,6 +423,32 @@ def _check_resume(config: TrainConfig) -> list[Problem]:
     return _one_of("resume", config.resume, ("auto", "never"))
 
 
+def check_inspect(config: InspectConfig) -> list[Problem]:
+    """All problems of an inspection that its values show."""
+    problems = _required("shards", config.shards, "name a folder of shards, shards=DIR")
+    problems += check_remote_cache(config.remote_cache_gb, [config.shards])
+    problems += _at_least("sheet_records", config.sheet_records, 0)
+    problems += _at_least("seed", config.seed, 0) + _at_least("workers", config.workers, 1)
+    if config.sheet is not None and not config.sheet.lower().endswith(".png"):
+        problems.append(Problem("sheet", config.sheet, "must end in .png"))
+    if config.sheet is not None and config.sheet_records == 0:
+        fix = "has no effect with sheet_records=0; leave one of them out"
+        problems.append(Problem("sheet", config.sheet, fix))
+    if config.overwrite and config.sheet is None:
+        problems.append(Problem("overwrite", True, "has no effect without sheet=FILE"))
+    return problems
+
+
+def _check_predict_loader(loader: LoaderConfig) -> list[Problem]:
+    fix = "has no effect on photographs, which are prepared one by one; leave it out"
+    unused = {"prefetch": None, "cache": "none", "on_corrupt": "fail"}
+    return [
+        Problem(f"loader.{name}", getattr(loader, name), fix)
+        for name, without in unused.items()
+        if getattr(loader, name) != without
+    ]
+
+
 def check_predict(config: PredictConfig) -> list[Problem]:
     """All problems of a prediction that its values show."""
     problems = _required("run", config.run, "name a run folder, run=DIR")
@@ -306,5 +462,6 @@ def check_predict(config: PredictConfig) -> list[Problem]:
         fix = "must differ from image_column"
         problems.append(Problem("label_column", config.label_column, fix))
     problems += check_loader(config.loader) + check_accel(config.accel)
+    problems += _check_predict_loader(config.loader)
     problems += _at_least("batch_size", config.batch_size, 1)
     return problems + _one_of("on_error", config.on_error, ("fail", "skip"))

@@ -18,18 +18,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dr.config import VARIANTS, ConfigError, Problem
+from dr.urls import masked
 
 T = TypeVar("T")
 
 PATH_KEYS = frozenset(
     {
         "shards",
+        "test",
         "outputs",
         "cache",
         "rerun",
         "run",
         "images",
         "out",
+        "sheet",
         "data.images",
         "data.labels",
         "data.folder",
@@ -39,7 +42,13 @@ PATH_KEYS = frozenset(
 """Keys whose values are paths: quoted before Hydra parses them."""
 
 _OVERRIDE = re.compile(r"(?P<prefix>\+{0,2})(?P<key>[A-Za-z_][\w.]*)=(?P<value>.*)", re.DOTALL)
-_LITERAL = re.compile(r"null|'.*'|\".*\"|\[.*\]", re.DOTALL)
+_MULTIRUN = ("-m", "--multirun")
+_LITERAL = re.compile(r"null|'.*'|\".*\"", re.DOTALL)
+_LIST = re.compile(r"\[.*\]", re.DOTALL)
+_ELEMENT = re.compile(
+    r"""\s*(?:(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?P<plain>[^,]*?))\s*(?:,|$)""",
+    re.DOTALL,
+)
 
 _BAD = object()
 """Stands for what could not be built; its problem is reported."""
@@ -77,8 +86,10 @@ def hydra_arguments(arguments: Sequence[str], groups: frozenset[str]) -> list[st
     Values of path keys are quoted. Keys that name no group are forced (`++`), so that a misspelt
     one arrives at our own check and is reported with all other problems.
     """
-    multirun = any(argument in ("-m", "--multirun") for argument in arguments)
-    return [_hydra_argument(argument, groups, multirun=multirun) for argument in arguments]
+    multirun = any(argument in _MULTIRUN for argument in arguments)
+    # argparse takes overrides in one row only, so the flag may not stand amidst them.
+    ordered = sorted(arguments, key=lambda argument: argument not in _MULTIRUN)
+    return [_hydra_argument(argument, groups, multirun=multirun) for argument in ordered]
 
 
 def _hydra_argument(argument: str, groups: frozenset[str], *, multirun: bool) -> str:
@@ -86,10 +97,28 @@ def _hydra_argument(argument: str, groups: frozenset[str], *, multirun: bool) ->
     if match is None or match["key"] in groups or match["key"].split(".")[0] == "hydra":
         return argument
     value = match["value"]
-    if match["key"] in PATH_KEYS and value and not _LITERAL.fullmatch(value):
-        paths = value.split(",") if multirun and not Path(value).exists() else [value]
-        value = ",".join(quote_path(path) for path in paths)
+    if match["key"] in PATH_KEYS and value:
+        value = _quote_paths(value, multirun=multirun)
     return f"{match['prefix'] or '++'}{match['key']}={value}"
+
+
+def _quote_paths(value: str, *, multirun: bool = False) -> str:
+    """A path, a list `[A,B]` of paths, or with `multirun` several of either, quoted for Hydra."""
+    if _LITERAL.fullmatch(value):
+        return value
+    if _LIST.fullmatch(value):
+        lists = re.split(r"(?<=\]),(?=\[)", value) if multirun else [value]
+        return ",".join(_quote_list(text) for text in lists)
+    paths = value.split(",") if multirun and not Path(value).exists() else [value]
+    return ",".join(quote_path(path) for path in paths)
+
+
+def _quote_list(text: str) -> str:
+    """The paths of a list, each quoted; one that holds a comma has to come in quotes itself."""
+    inside = text[1:-1]
+    found = [match for match in _ELEMENT.finditer(inside) if inside and match.group()]
+    paths = [match["quoted"] or quote_path(match["plain"]) for match in found]
+    return f"[{','.join(paths)}]"
 
 
 def group_names(folders: Sequence[Path]) -> frozenset[str]:
@@ -277,11 +306,21 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _override_value(override: str, match: re.Match[str]) -> Any:
+    from omegaconf import OmegaConf
+
+    key, value = match["key"], match["value"]
+    if key not in PATH_KEYS or value == "null":
+        return _parsed(override)
+    if not _LIST.fullmatch(value):
+        return value
+    quoted = _parsed(f"{key}={_quote_paths(value)}")
+    return _plain(OmegaConf.create({key: quoted}))[key]  # takes the escapes of `${` away again
+
+
+def _parsed(override: str) -> Any:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
-    if match["key"] in PATH_KEYS and match["value"] != "null":
-        return match["value"]
     try:
         return OverridesParser.create().parse_override(override).value()
     except HydraException as error:
@@ -330,7 +369,7 @@ def _report(name: str, error: Exception) -> int:
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         traceback.print_exception(error)
     if not isinstance(error, ConfigError):
-        print(f"dr.{name}: {error}", file=sys.stderr)
+        print(f"dr.{name}: {masked(str(error))}", file=sys.stderr)
         return 1
     count = len(error.problems)
     print(f"dr.{name}: {count} problem{'s' * (count > 1)} in the configuration", file=sys.stderr)
@@ -348,15 +387,18 @@ def _run_hydra(
 ) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
+    # Launchers pickle this function and run it in other processes, which nobody set up.
     def job(config: Any) -> float | None:
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
         try:
             return main(build(schema, _plain(config), check))
         except (ValueError, OSError) as error:
             code = _report(name, error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
+                raise CompactHydraException(f"dr.{name}: {masked(str(error))}") from None
             sys.exit(code)
 
     groups = group_names([conf_folder(), *_user_folders(sys.argv)])

@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dr.urls import masked
+
 GRADES = 5
 SELECT_METRICS = ("qwk", "loss")
 OPERATIONAL_KEYS = (
     "data",
     "preparation",
     "shards",
+    "test",
     "loader",
     "fold",
     "on_error",
     "workers",
     "outputs",
     "cache",
+    "remote_cache_gb",
     "resume",
     "rerun",
     "accel.name",
@@ -40,7 +44,7 @@ class Problem:
     fix: str
 
     def __str__(self) -> str:
-        return f"{self.key}={self.value!r}: {self.fix}"
+        return masked(f"{self.key}={self.value!r}: {self.fix}")
 
 
 class ConfigError(ValueError):
@@ -49,6 +53,9 @@ class ConfigError(ValueError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,)
 
 
 @dataclass(kw_only=True)
@@ -113,9 +120,13 @@ class PreparationConfig:
     `decode`: `full`, or `scaled` (libjpeg's reduced sizes, never below the target).
     `crop`: `gray` (box of pixels above `crop_threshold`), `field` (robust field of view), `none`.
     `fit`: `stretch` to the square, or `pad` to it with black.
-    `filter`: `unsharp` (`4 x - 4 blur(x) + 128`, the seed's) or `none`.
-    `filter_sigma`: the blur's sigma in pixels; with `filter_relative`, at 512 px and scaled with
-    the image size.
+    `filter`: `unsharp` (`4 x - 4 blur(x) + 128`, the seed's), `graham` (the same by the field's
+    radius), `clahe` (adaptive equalisation of the lightness) or `none`.
+    `filter_sigma`: the blur's sigma of `unsharp` in pixels; with `filter_relative`, at 512 px and
+    scaled with the image size.
+    `graham_sigma`, `graham_radius`: the blur's sigma and what is kept, in radii of the field.
+    `clahe_clip`, `clahe_tiles`: the contrast limit, in mean bins, and the tiles a side.
+    `jpeg_chroma`: `420`, `444`, or `auto` (`444` up to 64 px).
     """
 
     decode: str = "scaled"
@@ -125,22 +136,39 @@ class PreparationConfig:
     filter: str = "unsharp"
     filter_sigma: float = 10.0
     filter_relative: bool = True
+    graham_sigma: float = 1 / 30
+    graham_radius: float = 0.9
+    clahe_clip: float = 2.0
+    clahe_tiles: int = 8
     jpeg_quality: int = 94
+    jpeg_chroma: str = "auto"
 
 
 @dataclass(kw_only=True)
 class LoaderConfig:
-    """`threads` decode and augment (null: by the machine); `prefetch` batches are kept ready."""
+    """`threads` decode and augment; `prefetch` batches are kept ready; null: by the machine.
+
+    `cache`: `none`, or `decoded` (pictures are decoded once, to a memory-mapped file of the
+    cache). `on_corrupt`: records that cannot be read `fail` the training, or are left out (`skip`).
+    """
 
     threads: int | None = None
-    prefetch: int = 4
+    prefetch: int | None = None
+    cache: str = "none"
+    on_corrupt: str = "fail"
 
 
 @dataclass(kw_only=True)
 class AugmentConfig:
-    """albumentations transforms in order: each a mapping of `name` and the class's arguments."""
+    """albumentations transforms in order: each a mapping of `name` and the class's arguments.
+
+    `where`: `workers` (the loader's threads, picture by picture) or `device` (one batched warp on
+    the accelerator, from the same draws). Pixels differ by a gray level or two, so it decides the
+    result.
+    """
 
     transforms: list[Any] = field(default_factory=list)
+    where: str = "workers"
 
 
 @dataclass(kw_only=True)
@@ -294,7 +322,7 @@ class AccelConfig:
 
 @dataclass(kw_only=True)
 class PrepareConfig:
-    """`python -m dr.prepare`."""
+    """`python -m dr.prepare`; of `parts` parts only `part`, from 0, where these are given."""
 
     data: DataConfig
     preparation: PreparationConfig
@@ -302,13 +330,21 @@ class PrepareConfig:
     image_size: int | None = None
     on_error: str = "fail"
     workers: int | None = None
+    parts: int | None = None
+    part: int | None = None
     outputs: str = "outputs"
     cache: str = "outputs/.cache"
 
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """`python -m dr.train`. `batch_size` is global, whatever the number of devices."""
+    """`python -m dr.train`. `batch_size` is global, whatever the number of devices.
+
+    `shards` and `test` are each a folder or URL, or a list of them; `remote_cache_gb` (10^9 bytes)
+    bounds the shards that lie in `cache` because a URL named them. `source_weights` has a number
+    for each of several `shards`, in their order or as a mapping by source name
+    (`dr.shards.naming`).
+    """
 
     data: DataConfig
     preparation: PreparationConfig
@@ -320,12 +356,15 @@ class TrainConfig:
     schedule: ScheduleConfig
     accel: AccelConfig
     shards: Any = None
+    source_weights: Any = None
+    test: Any = None
     image_size: int | None = None
     batch_size: int = 32
     epochs: int = 4
     folds: int = 5
     fold: Any = "all"
     fold_column: str | None = None
+    group_duplicates: bool = False
     fold_seed: int = 0
     seed: int = 0
     select: str = "last"
@@ -334,6 +373,7 @@ class TrainConfig:
     workers: int | None = None
     outputs: str = "outputs"
     cache: str = "outputs/.cache"
+    remote_cache_gb: float | None = None
     resume: str = "auto"
     rerun: str | None = None
 
@@ -355,6 +395,21 @@ class PredictConfig:
     overwrite: bool = False
     outputs: str = "outputs"
     cache: str = "outputs/.cache"
+
+
+@dataclass(kw_only=True)
+class InspectConfig:
+    """`python -m dr.inspect`. `sheet` null is `inspect-<folder>.png` in the current folder."""
+
+    shards: str | None = None
+    sheet: str | None = None
+    sheet_records: int = 40
+    seed: int = 0
+    overwrite: bool = False
+    workers: int | None = None
+    outputs: str = "outputs"
+    cache: str = "outputs/.cache"
+    remote_cache_gb: float | None = None
 
 
 @dataclass(kw_only=True)

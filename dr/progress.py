@@ -19,9 +19,14 @@ _log = logging.getLogger(__name__)
 
 
 class JobProgress:
-    """Counts work done out of `total` pictures (or photographs), with the time left for all."""
+    """Counts work done out of `total` pictures (or photographs), with the time left for all.
 
-    def __init__(self, total: int, *, description: str, every: float = 30.0) -> None:
+    Without `bar` it prints lines on a terminal too: several processes may share that.
+    """
+
+    def __init__(
+        self, total: int, *, description: str, every: float = 30.0, bar: bool = True
+    ) -> None:
         self._console = Console(stderr=True)
         self._total = total
         self._done = 0
@@ -30,7 +35,7 @@ class JobProgress:
         self._said = self._started
         self._every = every
         self._bar: Progress | None = None
-        if sys.stderr.isatty():
+        if bar and sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),

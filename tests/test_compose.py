@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from dr.compose import (
     hydra_arguments,
     quote_path,
 )
-from dr.config import ConfigError, TrainConfig
+from dr.config import ConfigError, Problem, TrainConfig
 
 GROUPS = {
     "data": settings.DataConfig,
@@ -139,6 +140,37 @@ def test_null_and_lists_of_paths_keep_their_meaning() -> None:
     assert compose("train", TrainConfig, ["shards=[/a,/b]"]).shards == ["/a", "/b"]
 
 
+@pytest.mark.parametrize(
+    ("text", "paths"),
+    [
+        ("[]", []),
+        ("[/a=b (1) & ~c, /é ${x} #1]", ["/a=b (1) & ~c", "/é ${x} #1"]),
+        ("['/a,b',\"/c d\",s3://e/f]", ["/a,b", "/c d", "s3://e/f"]),
+        ('[/it\'s,/"d"]', ["/it's", '/"d"']),
+        ("[/a]", ["/a"]),
+    ],
+)
+@pytest.mark.parametrize("key", ["shards", "test"])
+def test_a_list_of_paths_takes_awkward_characters(
+    key: str, text: str, paths: list[str], tmp_path: Path
+) -> None:
+    assert getattr(compose("train", TrainConfig, [f"{key}={text}"]), key) == paths
+    store(tmp_path, compose("train", TrainConfig))
+    assert getattr(compose_rerun(tmp_path, TrainConfig, [f"{key}={text}"]), key) == paths
+
+
+@hypothesis_settings(max_examples=20)
+@given(st.lists(AWKWARD.filter(lambda text: "," not in text and text[0] not in "'\"")))
+def test_any_list_of_paths_without_commas_arrives_as_it_was_given(paths: list[str]) -> None:
+    paths = [path.strip() or "x" for path in paths]
+    assert compose("train", TrainConfig, [f"shards=[{','.join(paths)}]"]).shards == paths
+
+
+def test_a_sweep_over_lists_of_paths_stays_a_sweep() -> None:
+    swept = hydra_arguments(["-m", "shards=[/a=1,/b],[/c d]"], frozenset())
+    assert swept == ["-m", "++shards=['/a=1','/b'],['/c d']"]
+
+
 def test_only_paths_are_quoted_and_a_sweep_over_paths_stays_a_sweep(tmp_path: Path) -> None:
     groups = frozenset({"schedule"})
     given_ = ["schedule=cosine", "epochs=3", "shards=a b"]
@@ -155,6 +187,19 @@ def test_only_paths_are_quoted_and_a_sweep_over_paths_stays_a_sweep(tmp_path: Pa
 
 def store(folder: Path, config: TrainConfig) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(config)))
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_the_flag_of_a_sweep_may_stand_anywhere(flag: str) -> None:
+    arguments = ["parts=2", flag, "part=0,1", "--config-dir", "/c"]
+    found = hydra_arguments(arguments, frozenset())
+    assert found == [flag, "++parts=2", "++part=0,1", "--config-dir", "/c"]
+
+
+def test_problems_of_a_job_survive_the_way_from_its_process() -> None:
+    error = ConfigError([Problem("part", 9, "give less"), Problem("parts", 0, "give more")])
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.problems, str(again)) == (error.problems, str(error))
 
 
 def test_a_stored_config_is_composed_again_with_changes(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ def problems(*overrides: str) -> list[str]:
         (["workers=0"], "workers", "at least 1"),
         (["loader.threads=0"], "loader.threads", "at least 1"),
         (["loader.prefetch=0"], "loader.prefetch", "at least 1"),
+        (["loader.cache=ram"], "loader.cache", "none, decoded"),
+        (["loader.on_corrupt=warn"], "loader.on_corrupt", "fail, skip"),
         (["on_error=ignore"], "on_error", "fail, skip"),
         (["resume=yes"], "resume", "auto, never"),
         (["select=worst"], "select", "last, best, cross"),
@@ -32,7 +34,21 @@ def problems(*overrides: str) -> list[str]:
         (["fold=5"], "fold", "from 0 to 4"),
         (["fold=[0,0]"], "fold", "from 0 to 4"),
         (["fold=some"], "fold", "from 0 to 4"),
-        (["shards=[/a,/b]"], "shards", "one folder"),
+        (["shards=[/a,/a]"], "shards", "a folder twice"),
+        (["shards=[]"], "shards", "a list of them"),
+        (["shards=[/a,'']"], "shards", "a list of them"),
+        (["test=[/a,/a]"], "test", "a folder twice"),
+        (["test=''"], "test", "a list of them"),
+        (["shards=[/a,/b]", "test=/b"], "test", "/b is trained on"),
+        (["shards=/a", "source_weights=[1]"], "source_weights", "a single source"),
+        (["source_weights=[1]"], "source_weights", "a single source"),
+        (["shards=[/a,/b]", "source_weights=[1]"], "source_weights", "2 numbers"),
+        (["shards=[/a,/b]", "source_weights=3"], "source_weights", "2 numbers"),
+        (["shards=[/a,/b]", "source_weights=[1,-1]"], "source_weights", "at least 0"),
+        (["shards=[/a,/b]", "source_weights=[1,.nan]"], "source_weights", "at least 0"),
+        (["shards=[/a,/b]", "source_weights=[1,true]"], "source_weights", "at least 0"),
+        (["shards=[/a,/b]", "source_weights=[0,0]"], "source_weights", "above 0"),
+        (["shards=[/a,/b]", "source_weights={a:1,c:1}"], "source_weights", "each of a, b"),
         (["objective.name=mae"], "objective.name", "cross_entropy, regression"),
         (["accel.name=gpu"], "accel.name", "auto, cpu, cuda, tpu"),
         (["accel=cpu", "accel.precision=float16"], "accel.precision", "is for CUDA"),
@@ -50,10 +66,14 @@ def problems(*overrides: str) -> list[str]:
         (["optimizer=sgd", "optimizer.momentum=0"], "optimizer.nesterov", "momentum above 0"),
         (["model.drop_rate=1"], "model.drop_rate", "below 1"),
         (["augment.transforms=[{p: 1}]"], "augment.transforms[0]", "`name`"),
+        (["augment.where=gpu"], "augment.where", "workers, device"),
+        (["augment=none", "augment.where=device"], "augment.where", "has no effect"),
+        (["accel=tpu", "augment.where=device"], "augment.where", "set workers"),
         (["data=eyepacs", "data.labels=/l.csv"], "data.images", "folder of photographs"),
         (["data.patients=0"], "data.patients", "at least 1"),
         (["data.grade_shares=[1]"], "data.grade_shares", "5 shares"),
         (["data=medmnist", "data.images=/a.npz"], "preparation.crop", "add preparation=none"),
+        (["group_duplicates=true", "folds=1"], "group_duplicates", "leave it out"),
         (["preparation.jpeg_quality=0"], "preparation.jpeg_quality", "1 to 100"),
         (["preparation.crop_threshold=255"], "preparation.crop_threshold", "0 to 254"),
     ],
@@ -63,6 +83,24 @@ def test_a_bad_value_is_one_problem_with_its_fix(overrides: list[str], key: str,
     assert len(found) == 1
     assert found[0].startswith(key)
     assert fix in found[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "fix"),
+    [
+        (["parts=0", "part=0"], "parts", "at least 1"),
+        (["part=1"], "part", "add parts="),
+        (["parts=4"], "parts", "has no effect without part="),
+        (["parts=4", "part=4"], "part", "from 0 to 3"),
+        (["parts=4", "part=-1"], "part", "from 0 to 3"),
+    ],
+)
+def test_a_part_needs_its_number_and_that_of_all(overrides: list[str], key: str, fix: str) -> None:
+    config = compose("prepare", PrepareConfig, ["shards=/s", *overrides])
+    found = check_prepare(config)
+    assert [problem.key for problem in found] == [key]
+    assert fix in found[0].fix
+    assert check_prepare(dataclasses.replace(config, parts=2, part=1)) == []
 
 
 def test_all_bad_values_are_reported_together() -> None:
@@ -93,6 +131,14 @@ def test_preparing_needs_a_folder() -> None:
 def test_predicting_needs_a_run_a_place_and_pictures() -> None:
     found = check_predict(compose("predict", PredictConfig))
     assert [problem.key for problem in found] == ["run", "out", "images"]
+
+
+@pytest.mark.parametrize("key", ["prefetch=2", "cache=decoded", "on_corrupt=skip"])
+def test_predicting_refuses_what_only_training_loads_by(key: str) -> None:
+    overrides = ["run=/r", "out=/o.csv", "images=/i", f"loader.{key}"]
+    found = check_predict(compose("predict", PredictConfig, overrides))
+    assert [problem.key for problem in found] == [f"loader.{key.partition('=')[0]}"]
+    assert "has no effect" in found[0].fix
 
 
 def test_an_error_tells_every_problem() -> None:
