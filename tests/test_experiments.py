@@ -22,16 +22,20 @@ def test_an_experiment_composes_without_a_problem(name: str) -> None:
 
 def test_the_seed_experiment_is_its_recipe() -> None:
     config = compose("train", TrainConfig, ["experiment=seed_2020"])
-    assert dataclasses.asdict(config.preparation) == {
-        "decode": "full",
-        "crop": "gray",
-        "crop_threshold": 7,
-        "fit": "stretch",
-        "filter": "unsharp",
-        "filter_sigma": 10.0,
-        "filter_relative": False,
-        "jpeg_quality": 94,
-    }
+    assert (
+        dataclasses.asdict(config.preparation).items()
+        >= {
+            "decode": "full",
+            "crop": "gray",
+            "crop_threshold": 7,
+            "fit": "stretch",
+            "filter": "unsharp",
+            "filter_sigma": 10.0,
+            "filter_relative": False,
+            "jpeg_quality": 94,
+            "jpeg_chroma": "420",
+        }.items()
+    )
     assert (config.model.name, config.objective.name) == ("tf_efficientnet_b4", "cross_entropy")
     assert isinstance(config.optimizer, Adam)
     assert (config.optimizer.eps, config.optimizer.weight_decay) == (1e-7, 0)

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 
 from dr.fundus.decode import Pixels
 
-REDUCED_SIDE = 512
+REDUCED_SIDE = 320
 """The field is looked for on a copy with at most this long a side, in pixels."""
 
 NEARLY_BLACK = 20.0
@@ -21,6 +22,8 @@ _CONTRAST_SHARE = 0.1
 _MIN_FIELD_SHARE = 0.04
 _MIN_PART_SHARE = 0.1
 _MIN_CHORD_SHARE = 0.05
+_MIN_ROUNDNESS = 0.85
+_MAX_BOX_SHARE = 0.93
 _WHOLE = np.array([(0, 0), (1, 0), (1, 1), (0, 1)], dtype=np.float64)
 
 
@@ -106,41 +109,54 @@ def find_field(image: Pixels) -> Field:
     """
     small = _reduced(image)
     mask = _bright_parts(small)
-    if mask.mean() < _MIN_FIELD_SHARE:
+    if cv2.countNonZero(mask) < _MIN_FIELD_SHARE * mask.size:
         return WHOLE_FIELD
     outline = _hull(mask)
     hull = fill_outline(outline, shape=mask.shape)
     gray = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-    if gray[hull > 0].mean() < NEARLY_BLACK:
+    if cv2.mean(gray, mask=hull)[0] < NEARLY_BLACK:
         return WHOLE_FIELD
     height, width = mask.shape
-    left, right = _extent(mask.sum(axis=0, dtype=np.int64))
-    top, bottom = _extent(mask.sum(axis=1, dtype=np.int64))
+    left, right = _extent(cv2.reduce(mask, 0, cv2.REDUCE_SUM, dtype=cv2.CV_32S))
+    top, bottom = _extent(cv2.reduce(mask, 1, cv2.REDUCE_SUM, dtype=cv2.CV_32S))
     box = (left / width, top / height, right / width, bottom / height)
     return Field(box, outline / (width, height), found=True)
 
 
 def _reduced(image: Pixels) -> Pixels:
-    height, width = image.shape[:2]
-    factor = REDUCED_SIDE / max(height, width)
-    if factor >= 1:
-        return image
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+    """Halve by area, then less than another half bilinearly: the same steps at every scale."""
+    small: MatLike = image
+    while max(small.shape) >= 2 * REDUCED_SIDE and min(small.shape[:2]) > 1:
+        height, width = small.shape[0] // 2, small.shape[1] // 2
+        even = small[: 2 * height, : 2 * width]
+        small = cv2.resize(even, (width, height), interpolation=cv2.INTER_AREA)
+    factor = REDUCED_SIDE / max(small.shape)
+    if factor < 1:
+        size = (max(1, round(small.shape[1] * factor)), max(1, round(small.shape[0] * factor)))
+        small = cv2.resize(small, size, interpolation=cv2.INTER_LINEAR)
+    return small.astype(np.uint8, copy=False)
 
 
 def _bright_parts(small: Pixels) -> Pixels:
     red, green, blue = cv2.split(small)
     brightest = cv2.medianBlur(cv2.max(cv2.max(red, green), blue), 3).astype(np.uint8, copy=False)
     background = _background(brightest)
-    contrast = float(np.percentile(brightest, 95)) - background
+    contrast = _percentile(brightest, 0.95) - background
     threshold = background + max(_MIN_CONTRAST, _CONTRAST_SHARE * contrast)
     bright = (brightest > threshold).astype(np.uint8)
     _, parts, statistics, _ = cv2.connectedComponentsWithStats(bright, connectivity=4)
     areas = statistics[:, cv2.CC_STAT_AREA].copy()
     areas[0] = 0
-    kept: Pixels = (areas > _MIN_PART_SHARE * areas.max()).astype(np.uint8)[parts]
+    large = areas > _MIN_PART_SHARE * areas.max()
+    if large.sum() == len(areas) - 1:
+        return bright
+    kept: Pixels = large.astype(np.uint8)[parts]
     return kept
+
+
+def _percentile(values: Pixels, share: float) -> float:
+    counts = cv2.calcHist([values], [0], None, [256], [0, 256]).ravel()
+    return float(np.searchsorted(np.cumsum(counts), share * values.size))
 
 
 def _background(brightest: Pixels) -> float:
@@ -156,9 +172,17 @@ def _hull(mask: Pixels) -> NDArray[np.float64]:
     return hull.reshape(-1, 2).astype(np.float64) + 0.5
 
 
-def _extent(counts: NDArray[np.int64]) -> tuple[int, int]:
-    inside = np.flatnonzero(counts >= _MIN_CHORD_SHARE * counts.max())
-    return int(inside[0]), int(inside[-1]) + 1
+def _extent(counts: MatLike) -> tuple[float, float]:
+    """Where the field's width along a side, in pixels, crosses its least share, between pixels."""
+    widths = counts.ravel() / (_MIN_CHORD_SHARE * counts.max())
+    return _crossing(widths), len(widths) - _crossing(widths[::-1])
+
+
+def _crossing(widths: NDArray[np.float64]) -> float:
+    first = int(np.argmax(widths >= 1))
+    if first == 0:
+        return 0.0
+    return first - 0.5 + float((1 - widths[first - 1]) / (widths[first] - widths[first - 1]))
 
 
 def fill_outline(outline: NDArray[np.float64], *, shape: tuple[int, ...]) -> Pixels:
@@ -173,34 +197,34 @@ def fit_square(image: Pixels, box: Box, *, size: int, fit: str) -> tuple[Pixels,
     """Cut `box` out of RGB uint8 [height, width, 3] and make it uint8 [size, size, 3].
 
     `fit` is `stretch` (each side scaled by itself, always by area, as the seed did) or `pad`
-    (black bars make it a square, its centre in the middle; then by area, or bicubic where it
-    grows).
+    (aspect kept to half a pixel, by area, or bicubic where it grows; then black bars make it a
+    square, the box in the middle).
     """
     crop = image[box.top : box.bottom, box.left : box.right]
+    width, height = _fitted_size(box, size=size, fit=fit)
+    shrinks = fit == "stretch" or max(box.width, box.height) >= size
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    fitted = cv2.resize(crop, (width, height), interpolation=interpolation)
+    left, top = (size - width) // 2, (size - height) // 2
+    scale = (width / box.width, height / box.height)
+    shift = (left - box.left * scale[0], top - box.top * scale[1])
+    return _framed(fitted, size=size, left=left, top=top), Placement(scale, shift)
+
+
+def _fitted_size(box: Box, *, size: int, fit: str) -> tuple[int, int]:
     if fit == "stretch":
-        square = cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA)
-        scale = (size / box.width, size / box.height)
-        return square.astype(np.uint8, copy=False), _placement(box, scale, (0, 0))
-    side = max(box.width, box.height)
-    bars = ((side - box.width) // 2, (side - box.height) // 2)
-    padded = _padded(crop, side=side, left=bars[0], top=bars[1])
-    interpolation = cv2.INTER_AREA if side >= size else cv2.INTER_CUBIC
-    square = cv2.resize(padded, (size, size), interpolation=interpolation)
-    scale = (size / side, size / side)
-    return square.astype(np.uint8, copy=False), _placement(box, scale, bars)
+        return size, size
+    scale = size / max(box.width, box.height)
+    return max(1, round(box.width * scale)), max(1, round(box.height * scale))
 
 
-def _padded(crop: Pixels, *, side: int, left: int, top: int) -> Pixels:
-    if crop.shape[:2] == (side, side):
-        return crop
-    padded = np.zeros((side, side, 3), np.uint8)
-    padded[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
-    return padded
-
-
-def _placement(box: Box, scale: tuple[float, float], bars: tuple[int, int]) -> Placement:
-    shift = (scale[0] * (bars[0] - box.left), scale[1] * (bars[1] - box.top))
-    return Placement(scale, shift)
+def _framed(fitted: MatLike, *, size: int, left: int, top: int) -> Pixels:
+    height, width = fitted.shape[:2]
+    if (height, width) == (size, size):
+        return fitted.astype(np.uint8, copy=False)
+    square = np.zeros((size, size, 3), np.uint8)
+    square[top : top + height, left : left + width] = fitted
+    return square
 
 
 def field_mask(field: Field, image: Pixels, placement: Placement, *, size: int) -> Pixels:
@@ -213,3 +237,56 @@ def field_mask(field: Field, image: Pixels, placement: Placement, *, size: int) 
     mask = fill_outline(outline, shape=(size, size))
     inner = cv2.erode(mask, np.ones((3, 3), np.uint8)).astype(np.uint8, copy=False)
     return inner if inner.any() else mask
+
+
+@dataclass(frozen=True)
+class Circle:
+    """The field as a circle, in pixels of a square; an ellipse where the square was stretched.
+
+    `centre` and `radii` are x, y.
+    """
+
+    centre: tuple[float, float]
+    radii: tuple[float, float]
+
+    def mask(self, shape: tuple[int, ...], *, share: float) -> Pixels:
+        """1 within `share` of the radii, else 0: uint8 [height, width]."""
+        x = (np.arange(shape[1]) + 0.5 - self.centre[0]) / self.radii[0]
+        y = (np.arange(shape[0]) + 0.5 - self.centre[1]) / self.radii[1]
+        within: Pixels = (np.add.outer(y**2, x**2) <= share**2).astype(np.uint8)
+        return within
+
+
+def field_circle(box: Box, placement: Placement) -> Circle:
+    """The circle around `box`'s centre whose radius is half its longer side, in the square.
+
+    A field whose top and bottom the camera cut off keeps its radius.
+    """
+    radius = max(box.width, box.height) / 2
+    middle = ((box.left + box.right) / 2, (box.top + box.bottom) / 2)
+    (across, down), (right, low) = placement.scale, placement.shift
+    centre = (middle[0] * across + right, middle[1] * down + low)
+    return Circle(centre, (radius * across, radius * down))
+
+
+def is_round(field: Field, *, height: int, width: int) -> bool:
+    """Whether a field is a circle, which the camera may have cut off at its sides.
+
+    Its outline shares at least `_MIN_ROUNDNESS` of their union with the circle around its box,
+    and leaves the box's corners empty. False where no field was found.
+    """
+    if not field.found:
+        return False
+    size = np.array((width, height))
+    outline = (field.outline * size).astype(np.float32)
+    left, top, right, bottom = np.array(field.box) * (*size, *size)
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)], np.float32)
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    circle = corners.mean(axis=0) + max(right - left, bottom - top) / 2 * directions
+    _, seen = cv2.intersectConvexConvex(circle.astype(np.float32), corners)
+    area = cv2.contourArea(outline)
+    shared, _ = cv2.intersectConvexConvex(outline, seen)
+    roundness = shared / max(area + cv2.contourArea(seen) - shared, 1e-6)
+    corner_share = area / max((right - left) * (bottom - top), 1e-6)
+    return bool(roundness >= _MIN_ROUNDNESS and corner_share <= _MAX_BOX_SHARE)

@@ -33,7 +33,6 @@ _PILLOW_ERRORS = (
     AttributeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 _UPRIGHT: dict[int, Callable[[Pixels], Pixels]] = {
     2: lambda image: image[:, ::-1],
@@ -100,13 +99,24 @@ def _read_jpeg_header(data: bytes) -> Header:
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    if b"Exif\0\0" not in data:
+    if b"Exif\0\0" not in data[: _start_of_scan(data)]:
         return 1
     try:
         exif = JpegImagePlugin.JpegImageFile(io.BytesIO(data)).getexif()
         return int(exif.get(_EXIF_ORIENTATION, 1))
     except _PILLOW_ERRORS:
         return 1
+
+
+def _start_of_scan(data: bytes) -> int:
+    """Where a JPEG's segments end and its pixels begin, or what is not understood."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
+        if data[place + 1 : place + 2] == b"\xff":
+            place += 1
+        else:
+            place += 2 + max(2, int.from_bytes(data[place + 2 : place + 4], "big"))
+    return place
 
 
 def _decode_jpeg(data: bytes, *, height: int, divisor: int) -> Pixels:
@@ -127,6 +137,8 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             yield picture
     except UnreadablePhotograph:
         raise
+    except Image.DecompressionBombError as error:
+        raise UnreadablePhotograph(f"over the limit of pixels: {error}") from error
     except UnidentifiedImageError as error:
         kinds = ", ".join(_FORMATS)
         raise UnreadablePhotograph(f"no photograph of a known kind ({kinds})") from error

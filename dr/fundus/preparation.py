@@ -8,28 +8,51 @@ import cv2
 from dr.config import PreparationConfig
 from dr.fundus.crop import (
     Box,
+    Circle,
     Field,
     field_box,
+    field_circle,
     field_mask,
     find_field,
     fit_square,
     gray_box,
+    is_round,
     whole_box,
 )
-from dr.fundus.decode import JPEG_DIVISORS, Header, Pixels, decode_photograph, read_header
-from dr.fundus.filters import filter_sigma, unsharp, unsharp_inside
+from dr.fundus.decode import (
+    JPEG_DIVISORS,
+    Header,
+    Pixels,
+    UnreadablePhotograph,
+    decode_photograph,
+    read_header,
+)
+from dr.fundus.filters import equalized, filter_sigma, graham, unsharp, unsharp_inside
 from dr.fundus.quality import Quality, measure_quality
+from dr.fundus.signature import sign_photograph
 
 FULL_CHROMA_SIZE = 64
 """Up to this image size in pixels a JPEG keeps its colours at full resolution (4:4:4)."""
 
+MIN_FIELD_SIDE = 256
+"""Longer side in pixels that a reduced photograph keeps, so that its field is found as exactly."""
+
+_SAMPLING = {
+    "420": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420,
+    "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+}
+
 
 @dataclass(frozen=True)
 class PreparedPhotograph:
-    """A prepared photograph: the bytes of a square RGB JPEG, and what was measured on the way."""
+    """A prepared photograph: the bytes of a square RGB JPEG, and what was measured on the way.
+
+    `signature` is one `dr.fundus.signature.SIGNATURE`, by which copies of a photograph are found.
+    """
 
     jpeg: bytes
     quality: Quality
+    signature: bytes
 
 
 def prepare_photograph(
@@ -40,8 +63,9 @@ def prepare_photograph(
     The same bytes give the same JPEG, whatever the number of threads. Raises
     `UnreadablePhotograph` for bytes that are no whole photograph.
     """
-    image, quality = _prepare(data, settings, image_size)
-    return PreparedPhotograph(encode_jpeg(image, quality=settings.jpeg_quality), quality)
+    image, quality, signature = _prepare(data, settings, image_size)
+    jpeg = encode_jpeg(image, quality=settings.jpeg_quality, chroma=settings.jpeg_chroma)
+    return PreparedPhotograph(jpeg, quality, signature)
 
 
 def prepare_image(data: bytes, settings: PreparationConfig, image_size: int) -> Pixels:
@@ -49,32 +73,48 @@ def prepare_image(data: bytes, settings: PreparationConfig, image_size: int) -> 
     return _prepare(data, settings, image_size)[0]
 
 
-def encode_jpeg(image: Pixels, *, quality: int) -> bytes:
+def encode_jpeg(image: Pixels, *, quality: int, chroma: str = "auto") -> bytes:
     """Encode RGB uint8 [S, S, 3] with the exact integer DCT, as OpenCV and Pillow do.
 
-    `quality` is 1 to 100; chroma is 4:2:0, or 4:4:4 up to `FULL_CHROMA_SIZE`.
+    `quality` is 1 to 100; `chroma` is `420`, `444`, or `auto`: `444` up to `FULL_CHROMA_SIZE`.
     """
-    full = max(image.shape[:2]) <= FULL_CHROMA_SIZE
-    sampling = (
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444 if full else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420
-    )
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    if chroma == "auto":
+        chroma = "444" if max(image.shape[:2]) <= FULL_CHROMA_SIZE else "420"
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, _SAMPLING[chroma]]
     encoded, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     assert encoded
     return jpeg.tobytes()
 
 
-def _prepare(data: bytes, settings: PreparationConfig, image_size: int) -> tuple[Pixels, Quality]:
-    image, field, box = _decode(data, settings, image_size)
-    square, placement = fit_square(image, box, size=image_size, fit=settings.fit)
-    mask = field_mask(field, image, placement, size=image_size)
-    quality = measure_quality(square, mask)
+def _prepare(
+    data: bytes, settings: PreparationConfig, image_size: int
+) -> tuple[Pixels, Quality, bytes]:
+    try:
+        image, field, box = _decode(data, settings, image_size)
+        square, placement = fit_square(image, box, size=image_size, fit=settings.fit)
+        mask = field_mask(field, image, placement, size=image_size)
+        round_field = is_round(field, height=image.shape[0], width=image.shape[1])
+        quality = measure_quality(square, mask, round_field=round_field)
+        circle = field_circle(field_box(image, field), placement)
+        signature = sign_photograph(data, square, mask)
+        return _filtered(square, mask, circle, settings), quality, signature
+    except cv2.error as error:
+        raise UnreadablePhotograph(f"OpenCV cannot prepare it: {error}") from error
+
+
+def _filtered(square: Pixels, mask: Pixels, circle: Circle, settings: PreparationConfig) -> Pixels:
     if settings.filter == "none":
-        return square, quality
-    sigma = filter_sigma(settings, image_size=image_size)
+        return square
+    if settings.filter == "clahe":
+        return equalized(square, mask, clip=settings.clahe_clip, tiles=settings.clahe_tiles)
+    if settings.filter == "graham":
+        shares = {"radius_share": settings.graham_radius, "sigma_share": settings.graham_sigma}
+        return graham(square, circle, **shares)
+    sigma = filter_sigma(settings, image_size=square.shape[0])
     if settings.crop == "field":
-        return unsharp_inside(square, mask, sigma=sigma), quality
-    return unsharp(square, sigma=sigma), quality
+        return unsharp_inside(square, mask, sigma=sigma)
+    return unsharp(square, sigma=sigma)
 
 
 def _decode(data: bytes, settings: PreparationConfig, image_size: int) -> tuple[Pixels, Field, Box]:
@@ -93,7 +133,9 @@ def _decode(data: bytes, settings: PreparationConfig, image_size: int) -> tuple[
 def _first_divisor(header: Header, image_size: int) -> int:
     if not header.turbo:
         return 1
-    return _largest_divisor(min(header.height, header.width), image_size, below=math.inf)
+    longer, shorter = max(header.height, header.width), min(header.height, header.width)
+    trusted = _largest_divisor(longer, MIN_FIELD_SIDE, below=math.inf)
+    return min(trusted, _largest_divisor(shorter, image_size, below=math.inf))
 
 
 def _largest_divisor(side: int, image_size: int, *, below: float) -> int:

@@ -14,10 +14,12 @@ from dr.fundus.crop import (
     Box,
     Field,
     field_box,
+    field_circle,
     field_mask,
     find_field,
     fit_square,
     gray_box,
+    is_round,
     whole_box,
 )
 from dr.fundus.decode import decode_photograph, read_header
@@ -104,6 +106,16 @@ def test_the_decoded_size_moves_the_box_by_less_than_a_percent(
         np.testing.assert_allclose(box, full, atol=0.01)
 
 
+@pytest.mark.parametrize("quality", [30, 60, 95])
+def test_writing_a_photograph_again_moves_the_box_by_less_than_half_a_percent(quality: int) -> None:
+    image = disc(800, 1100, radius=0.45, noise=4.0)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    lossy = cv2.imdecode(cv2.imencode(".jpg", image, options)[1], cv2.IMREAD_COLOR)
+    assert isinstance(lossy, np.ndarray)
+    box = find_field(lossy.astype(np.uint8)).box
+    np.testing.assert_allclose(box, find_field(image).box, atol=0.005)
+
+
 def test_specks_and_writing_outside_the_field_do_not_move_the_box() -> None:
     image = disc(600, 800)
     expected = find_field(image).box
@@ -177,7 +189,7 @@ def test_padding_keeps_the_aspect_and_centres_the_field() -> None:
     assert columns.min() + columns.max() == pytest.approx(239, abs=2)
     assert np.ptp(columns) + 1 == pytest.approx(240, abs=2)
     assert np.ptp(rows) + 1 == pytest.approx(240 * 400 / 480, abs=3)
-    assert placement.scale[0] == placement.scale[1]
+    assert placement.scale[0] == pytest.approx(placement.scale[1], rel=0.5 / 200)
 
 
 @pytest.mark.parametrize("fit", ["pad", "stretch"])
@@ -209,12 +221,68 @@ def test_stretching_is_the_seeds_area_interpolation() -> None:
 @pytest.mark.parametrize(("size", "interpolation"), [(50, cv2.INTER_AREA), (200, cv2.INTER_CUBIC)])
 def test_padding_shrinks_by_area_and_grows_bicubic(size: int, interpolation: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (60, 100, 3), dtype=np.uint8)
-    padded = np.zeros((100, 100, 3), np.uint8)
-    padded[20:80] = image
-    square, _ = fit_square(image, whole_box(image), size=size, fit="pad")
-    np.testing.assert_array_equal(
-        square, cv2.resize(padded, (size, size), interpolation=interpolation)
-    )
+    square, placement = fit_square(image, whole_box(image), size=size, fit="pad")
+    height, bar = 6 * size // 10, size // 5
+    expected = cv2.resize(image, (size, height), interpolation=interpolation)
+    np.testing.assert_array_equal(square[bar:-bar], expected)
+    assert square[:bar].max() == square[-bar:].max() == 0
+    assert placement.shift == (0, bar)
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (7, 3)])
+@pytest.mark.parametrize("size", [8, 33, 512])
+def test_any_box_becomes_a_square(shape: tuple[int, int], size: int, fit: str) -> None:
+    image = np.full((*shape, 3), 200, np.uint8)
+    square, _ = fit_square(image, whole_box(image), size=size, fit=fit)
+    assert square.shape == (size, size, 3)
+    assert square.max() == 200
+
+
+def outline_of(shape: str) -> Field:
+    """Fields of a photograph 300 px high and 400 wide."""
+    angles = np.linspace(0, 2 * np.pi, 90)
+    circle = np.stack([0.5 + 0.3 * np.cos(angles), 0.5 + 0.4 * np.sin(angles)], axis=1)
+    outlines = {
+        "circle": circle,
+        "cut": np.clip(circle, (0, 0.2), (1, 0.8)),
+        "ellipse": (circle - 0.5) * (1.3, 0.7) + 0.5,
+        "rectangle": np.array([(0.2, 0.2), (0.8, 0.2), (0.8, 0.8), (0.2, 0.8)]),
+        "triangle": np.array([(0.5, 0.1), (0.8, 0.9), (0.2, 0.9)]),
+    }
+    outline = outlines[shape]
+    (left, top), (right, bottom) = outline.min(axis=0), outline.max(axis=0)
+    return Field((left, top, right, bottom), outline, found=True)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("circle", True),
+        ("cut", True),
+        ("ellipse", False),
+        ("rectangle", False),
+        ("triangle", False),
+    ],
+)
+def test_only_circles_are_round_even_when_cut_off(shape: str, expected: bool) -> None:
+    assert is_round(outline_of(shape), height=300, width=400) is expected
+
+
+def test_what_was_not_found_is_not_round() -> None:
+    assert not is_round(WHOLE_FIELD, height=300, width=300)
+
+
+def test_the_circle_of_a_cut_field_is_as_wide_as_the_field() -> None:
+    image = np.zeros((300, 400, 3), np.uint8)
+    box = field_box(image, outline_of("cut"))
+    _, placement = fit_square(image, box, size=120, fit="pad")
+    circle = field_circle(box, placement)
+    assert circle.radii == (60, 60)
+    assert circle.centre == pytest.approx((60, 60), abs=0.5)
+    whole = circle.mask((120, 120), share=1.0).mean()
+    assert whole == pytest.approx(np.pi / 4, abs=0.01)
+    assert circle.mask((120, 120), share=0.5).mean() == pytest.approx(whole / 4, abs=0.01)
 
 
 @needs_data

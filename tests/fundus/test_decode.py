@@ -81,14 +81,38 @@ def test_cmyk_jpeg_agrees_with_libjpeg_turbos_inks() -> None:
     assert np.abs(decoded(data) - expected).max() <= 2
 
 
+@pytest.mark.parametrize("kind", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_keep_their_upper_byte(channels: int) -> None:
-    shape = (40, 50) if channels == 1 else (40, 50, 3)
-    deep = np.random.default_rng(1).integers(0, 65536, shape, dtype=np.uint16)
-    data = cv2.imencode(".png", deep)[1].tobytes()
-    upper = (deep >> 8).astype(np.uint8)
-    expected = np.dstack([upper] * 3) if channels == 1 else upper[..., ::-1]
-    np.testing.assert_array_equal(decoded(data), expected)
+def test_sixteen_bits_of_every_kind_keep_their_upper_byte(kind: str, channels: int) -> None:
+    deep = np.random.default_rng(1).integers(0, 65536, (40, 50, channels), dtype=np.uint16)
+    data = cv2.imencode(kind, deep)[1].tobytes()
+    upper = (deep >> 8).astype(np.uint8)[..., ::-1]
+    np.testing.assert_array_equal(decoded(data), np.broadcast_to(upper, (40, 50, 3)))
+
+
+def test_a_big_endian_tiff_keeps_its_upper_byte() -> None:
+    deep = np.random.default_rng(1).integers(0, 65536, (40, 50), dtype=np.uint16)
+    data = encoded(Image.frombytes("I;16B", (50, 40), deep.astype(">u2").tobytes()), "TIFF")
+    assert data[:2] == b"MM"
+    np.testing.assert_array_equal(decoded(data)[..., 0], deep >> 8)
+
+
+def test_the_first_page_of_a_tiff_is_taken() -> None:
+    second = np.full((30, 20, 3), 9, np.uint8)
+    pages = {"save_all": True, "append_images": [Image.fromarray(second)]}
+    np.testing.assert_array_equal(decoded(encoded(picture(), "TIFF", **pages)), picture())
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_compressed_tiffs_give_back_the_pixels(compression: str) -> None:
+    data = encoded(picture(), "TIFF", compression=compression)
+    np.testing.assert_array_equal(decoded(data), picture())
+
+
+def test_a_gray_photograph_with_transparency_is_shown_over_black() -> None:
+    gray = Image.fromarray(picture()).convert("LA")
+    gray.putalpha(0)
+    assert decoded(encoded(gray, "PNG")).max() == 0
 
 
 def test_transparent_pixels_are_shown_over_black() -> None:
@@ -133,6 +157,25 @@ def test_a_reduced_jpeg_has_the_size_promised_and_the_same_picture(
         np.pad(image, margin, mode="edge"), reduced.shape[1::-1], interpolation=cv2.INTER_AREA
     )
     assert np.abs(reduced.astype(int) - expected).mean() < 3
+
+
+@pytest.mark.parametrize("before", [0, 70_000])
+def test_the_orientation_is_found_behind_other_segments(before: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(picture(), exif=exif)
+    comment = b"\xff\xfe" + struct.pack(">H", 35_002) + b"\xff\xda" * 17_500
+    segments = comment * (before // 35_000)
+    data = data[:2] + segments + b"\xff" * 3 + data[2:]
+    assert decoded(data).shape == (134, 90, 3)
+
+
+def test_what_only_looks_like_exif_in_the_pixels_is_not_read() -> None:
+    plain = encoded(picture())
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    exif = encoded(picture(16, 16), exif=turned)
+    np.testing.assert_array_equal(decoded(plain + exif), decoded(plain))
 
 
 def test_a_reduced_jpeg_is_turned_as_the_full_one() -> None:

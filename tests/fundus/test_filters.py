@@ -6,7 +6,15 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from dr.config import PreparationConfig
-from dr.fundus.filters import NEUTRAL, filter_sigma, unsharp, unsharp_inside
+from dr.fundus.crop import Circle
+from dr.fundus.filters import (
+    NEUTRAL,
+    equalized,
+    filter_sigma,
+    graham,
+    unsharp,
+    unsharp_inside,
+)
 
 
 def scene(size: int = 120) -> tuple[np.ndarray, np.ndarray]:
@@ -83,3 +91,58 @@ def test_a_relative_sigma_follows_the_image_size(
 ) -> None:
     settings = PreparationConfig(filter_sigma=10, filter_relative=relative)
     assert filter_sigma(settings, image_size=size) == expected
+
+
+def test_grahams_filter_is_his_code() -> None:
+    """The steps of `preprocessImages.py` in the winner's published code, radius known."""
+    image, _ = scene(200)
+    radius, within = 90, np.zeros(image.shape)
+    cv2.circle(within, (100, 100), int(radius * 0.9), (1, 1, 1), -1, 8, 0)
+    mean = cv2.GaussianBlur(image, (0, 0), radius / 30)
+    expected = cv2.addWeighted(image, 4, mean, -4, 128) * within + 128 * (1 - within)
+    filtered = graham(
+        image, Circle((100, 100), (radius, radius)), radius_share=0.9, sigma_share=1 / 30
+    )
+    same = (filtered == expected).all(axis=2)
+    assert same.mean() > 0.98
+    rows, columns = np.nonzero(~same)
+    edge = np.hypot(rows - 99.5, columns - 99.5)
+    assert edge.min() > 0.9 * radius - 2
+    assert edge.max() < 0.9 * radius + 2
+
+
+def test_grahams_blur_follows_the_radius_and_a_stretched_field() -> None:
+    image, _ = scene(200)
+    circle = Circle((100, 100), (90, 60))
+    filtered = graham(image, circle, radius_share=0.9, sigma_share=0.1)
+    mean = cv2.GaussianBlur(image, (0, 0), 9, sigmaY=6)
+    expected = cv2.addWeighted(image, 4, mean, -4, 128)
+    np.testing.assert_array_equal(filtered[60:140, 60:140], expected[60:140, 60:140])
+    assert (filtered[:, 100] == NEUTRAL).all(axis=1).sum() == pytest.approx(200 - 108, abs=1)
+
+
+def test_equalising_is_opencvs_clahe_of_the_lightness() -> None:
+    image, mask = scene(96)
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(3.0, (4, 4)).apply(np.ascontiguousarray(lab[..., 0]))
+    expected = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB) * mask[..., None]
+    np.testing.assert_array_equal(equalized(image, mask, clip=3.0, tiles=4), expected)
+
+
+def test_equalising_raises_local_contrast_more_with_a_higher_limit() -> None:
+    image, mask = scene(96)
+    dull = (image // 8 + 100).astype(np.uint8)
+    contrast = [
+        cv2.cvtColor(equalized(dull, mask, clip=clip, tiles=8), cv2.COLOR_RGB2GRAY)[mask > 0].std()
+        for clip in (1.0, 3.0, 9.0)
+    ]
+    assert contrast == sorted(contrast)
+    assert contrast[-1] > 1.5 * dull[mask > 0].std()
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 28, 33])
+@pytest.mark.parametrize("tiles", [1, 8, 64])
+def test_equalising_takes_any_size(size: int, tiles: int) -> None:
+    image = np.full((size, size, 3), 77, np.uint8)
+    mask = np.ones((size, size), np.uint8)
+    assert equalized(image, mask, clip=2.0, tiles=tiles).shape == image.shape

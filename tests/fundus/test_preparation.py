@@ -17,6 +17,7 @@ from dr.config import PreparationConfig
 from dr.fundus import preparation
 from dr.fundus.decode import Header, UnreadablePhotograph, decode_photograph
 from dr.fundus.preparation import encode_jpeg, prepare_image, prepare_photograph
+from dr.fundus.synthetic import draw_photograph
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no photographs in {DATA}")
@@ -30,6 +31,7 @@ SEED = PreparationConfig(
     filter_sigma=10,
     filter_relative=False,
     jpeg_quality=94,
+    jpeg_chroma="420",
 )
 PLAIN = PreparationConfig(filter="none")
 
@@ -104,6 +106,14 @@ def test_tiny_images_keep_their_colours_at_full_resolution(size: int, expected: 
     assert simplejpeg.decode_jpeg_header(encode_jpeg(image, quality=94))[3] == expected
 
 
+@pytest.mark.parametrize("chroma", ["420", "444"])
+def test_chroma_is_what_was_asked_for(chroma: str) -> None:
+    settings = replace(PLAIN, jpeg_chroma=chroma)
+    for size in (32, 128):
+        prepared = prepare_photograph(jpeg(photograph(90, 90)), settings=settings, image_size=size)
+        assert simplejpeg.decode_jpeg_header(prepared.jpeg)[3] == chroma
+
+
 @pytest.fixture
 def divisors(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Records the reduced sizes that are decoded."""
@@ -120,16 +130,15 @@ def divisors(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     ("radius", "image_size", "fit", "expected"),
     [
-        (0.45, 64, "pad", [8]),
-        (0.45, 100, "pad", [8, 4]),
+        (0.45, 64, "pad", [4]),
+        (0.45, 200, "pad", [4, 2]),
         (0.45, 128, "pad", [4]),
-        (0.28, 96, "pad", [8, 4]),
-        (0.20, 96, "pad", [8, 2]),
+        (0.20, 190, "pad", [4, 1]),
         (0.15, 125, "pad", [4, 1]),
         (0.45, 300, "pad", [2]),
         (0.45, 500, "pad", [1]),
         (0.45, 900, "pad", [1]),
-        (0.60, 96, "stretch", [8]),
+        (0.60, 190, "stretch", [4]),
     ],
 )
 def test_the_smallest_decoded_size_that_needs_no_enlarging(
@@ -140,6 +149,14 @@ def test_the_smallest_decoded_size_that_needs_no_enlarging(
     assert divisors == expected
 
 
+@pytest.mark.parametrize(("width", "expected"), [(2200, 8), (2000, 4), (600, 2), (300, 1)])
+def test_a_reduced_photograph_is_large_enough_to_find_its_field(
+    divisors: list[int], width: int, expected: int
+) -> None:
+    prepare_image(jpeg(photograph(width * 3 // 4, width)), PLAIN, 16)
+    assert divisors == [expected]
+
+
 def test_full_decoding_and_other_kinds_are_never_reduced(divisors: list[int]) -> None:
     image = photograph(400, 600)
     prepare_image(jpeg(image), replace(PLAIN, decode="full"), 32)
@@ -147,12 +164,25 @@ def test_full_decoding_and_other_kinds_are_never_reduced(divisors: list[int]) ->
     assert divisors == [1, 1]
 
 
-def test_scaled_decoding_gives_the_picture_of_full_decoding() -> None:
-    data = jpeg(cv2.GaussianBlur(photograph(900, 1300), (0, 0), 12))
-    scaled = prepare_image(data, PLAIN, 96).astype(float)
-    full = prepare_image(data, replace(PLAIN, decode="full"), 96).astype(float)
-    inside = np.s_[8:-8, 8:-8]
-    assert np.sqrt(np.square(scaled - full)[inside].mean()) < 4
+def large_synthetic(patient: int) -> bytes:
+    """A synthetic photograph, three times as large, as a JPEG."""
+    drawn = draw_photograph(seed=5, patient=patient, side="left", grade=2)
+    large = cv2.resize(drawn, None, fx=3, fy=3, interpolation=cv2.INTER_CUBIC)
+    return jpeg(large.astype(np.uint8), quality=92)
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.square(one.astype(float) - other).mean()))
+
+
+@pytest.mark.parametrize("fit", ["pad", "stretch"])
+def test_scaled_decoding_gives_the_picture_of_full_decoding(divisors: list[int], fit: str) -> None:
+    scaled, full = replace(PLAIN, fit=fit), replace(PLAIN, fit=fit, decode="full")
+    sources = [large_synthetic(patient) for patient in range(1, 8)]
+    ratios = [psnr(prepare_image(s, scaled, 256), prepare_image(s, full, 256)) for s in sources]
+    assert set(divisors) == {1, 4}
+    assert np.median(ratios) >= 40
+    assert min(ratios) >= 30
 
 
 def test_the_default_leaves_neutral_gray_around_the_field() -> None:
@@ -222,14 +252,15 @@ def test_what_is_no_photograph_is_refused(data: bytes, config: PreparationConfig
 @given(
     height=st.integers(1, 60),
     width=st.integers(1, 60),
-    image_size=st.integers(8, 40),
+    image_size=st.integers(8, 80),
     level=st.sampled_from([0, 10, 90, 255]),
     config=st.builds(
         PreparationConfig,
         decode=st.sampled_from(["full", "scaled"]),
         crop=st.sampled_from(["gray", "field", "none"]),
         fit=st.sampled_from(["stretch", "pad"]),
-        filter=st.sampled_from(["unsharp", "none"]),
+        filter=st.sampled_from(["unsharp", "graham", "clahe", "none"]),
+        jpeg_chroma=st.sampled_from(["auto", "420", "444"]),
     ),
 )
 def test_every_setting_takes_every_photograph(
@@ -240,3 +271,77 @@ def test_every_setting_takes_every_photograph(
     assert simplejpeg.decode_jpeg(prepared.jpeg).shape == (image_size, image_size, 3)
     assert 0 <= prepared.quality.brightness <= 255
     assert 0 < prepared.quality.field_share <= 1
+
+
+@pytest.mark.parametrize("filter", ["unsharp", "graham", "clahe"])
+def test_large_sizes_work(filter: str) -> None:
+    settings = PreparationConfig(filter=filter)
+    image = prepare_image(jpeg(photograph(120, 161)), settings, 2048)
+    assert image.shape == (2048, 2048, 3)
+
+
+@pytest.mark.parametrize("crop", ["field", "gray", "none"])
+def test_grahams_filter_keeps_a_circle_of_nine_tenths(crop: str) -> None:
+    settings = PreparationConfig(crop=crop, filter="graham")
+    image = prepare_image(jpeg(photograph(400, 560)), settings, 300).astype(int)
+    changed = np.abs(image - 128).max(axis=2) > 0
+    side = {"field": 360, "gray": 400, "none": 560}[crop]
+    expected = np.pi * (0.9 * 180 / side) ** 2
+    if crop != "gray":
+        assert changed.mean() == pytest.approx(expected, rel=0.04)
+    rows, columns = np.nonzero(changed)
+    assert (rows.mean(), columns.mean()) == pytest.approx((149.5, 149.5), abs=2)
+
+
+def test_clahe_leaves_what_lies_outside_the_field_black() -> None:
+    settings = PreparationConfig(filter="clahe")
+    image = prepare_image(jpeg(photograph(400, 560)), settings, 300)
+    assert image[:20, :20].max() == image[-20:, -20:].max() == 0
+    assert image[140:160, 140:160].min() > 0
+
+
+def test_what_opencv_refuses_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        cv2.resize(np.zeros((0, 0), np.uint8), (1, 1))
+
+    monkeypatch.setattr(preparation, "find_field", refuse)
+    with pytest.raises(UnreadablePhotograph, match="OpenCV"):
+        prepare_photograph(jpeg(photograph(60, 60)), settings=PLAIN, image_size=32)
+
+
+SMALL = jpeg(photograph(40, 56), quality=80)
+
+
+def prepared_or_refused(data: bytes) -> None:
+    """Preparing either works or raises `UnreadablePhotograph`; a test fails at anything else."""
+    try:
+        prepared = prepare_photograph(data, settings=PreparationConfig(), image_size=32)
+    except UnreadablePhotograph as error:
+        assert str(error)
+    else:
+        assert simplejpeg.decode_jpeg(prepared.jpeg).shape == (32, 32, 3)
+
+
+@settings(max_examples=150, deadline=None)
+@given(length=st.integers(0, len(SMALL) - 1))
+def test_a_truncated_jpeg_is_prepared_or_refused(length: int) -> None:
+    prepared_or_refused(SMALL[:length])
+
+
+@settings(max_examples=300, deadline=None)
+@given(place=st.integers(0, len(SMALL) - 1), change=st.integers(1, 255))
+def test_a_jpeg_with_a_flipped_byte_is_prepared_or_refused(place: int, change: int) -> None:
+    data = bytearray(SMALL)
+    data[place] ^= change
+    prepared_or_refused(bytes(data))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_truncation_and_every_flipped_bit_is_prepared_or_refused() -> None:
+    for place in range(len(SMALL)):
+        prepared_or_refused(SMALL[:place])
+        for bit in range(8):
+            data = bytearray(SMALL)
+            data[place] ^= 1 << bit
+            prepared_or_refused(bytes(data))
