@@ -7,18 +7,32 @@ from dr.config import PrepareConfig
 
 def main(config: PrepareConfig) -> None:
     """Prepare and pack; print what the shards hold to stdout."""
-    from dr.shards.prepare import prepare
+    from dr.shards.prepare import PartDone, prepare
 
-    manifest = prepare(config)
-    counts = ", ".join(f"grade {grade}: {n}" for grade, n in enumerate(manifest.label_counts))
+    made = prepare(config)
+    if isinstance(made, PartDone):
+        print(f"{config.shards}: part {config.part} is done; shards left to others: {made.left}")
+        return
+    counts = ", ".join(f"grade {grade}: {n}" for grade, n in enumerate(made.label_counts))
     print(
-        f"{config.shards}: {manifest.records} records of {manifest.image_size} px in "
-        f"{len(manifest.shards)} shards ({counts})"
+        f"{config.shards}: {made.records} records of {made.image_size} px in "
+        f"{len(made.shards)} shards ({counts})"
     )
-    for flag, count in manifest.flagged.items():
+    for flag, count in made.flagged.items():
         print(f"{flag}: {count} kept, see the column flags in {config.shards}/records.csv")
-    if manifest.rejected:
-        print(f"{manifest.rejected} photographs were left out: see {config.shards}/rejected.csv")
+    if made.rejected:
+        print(f"{made.rejected} photographs were left out: see {config.shards}/rejected.csv")
+    if made.duplicates:
+        print(_describe(made.duplicates, f"{config.shards}/duplicates.csv"))
+
+
+def _describe(duplicates: dict[str, int], file: str) -> str:
+    pairs = duplicates["bytes"] + duplicates["picture"]
+    return (
+        f"copies among different patients: {pairs} ({duplicates['bytes']} byte for byte, "
+        f"{duplicates['picture']} by their look, {duplicates['patients']} patients), see {file}; "
+        "dr.train group_duplicates=true keeps them in one fold"
+    )
 
 
 if __name__ == "__main__":

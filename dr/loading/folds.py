@@ -17,7 +17,12 @@ HELD_OUT_NAMES = frozenset({"val", "valid", "validation", "test"})
 
 
 def assign_folds(
-    *, labels: ArrayLike, patients: Sequence[str], folds: int, seed: int
+    *,
+    labels: ArrayLike,
+    patients: Sequence[str],
+    folds: int,
+    seed: int,
+    sources: ArrayLike | None = None,
 ) -> NDArray[np.int64]:
     """Deal whole patients to folds so that every fold holds its share of every grade.
 
@@ -33,6 +38,8 @@ def assign_folds(
         patients: `[N]`, the patient each row belongs to.
         folds: how many, at least 1; with 1 nothing is held out and all rows get -1.
         seed: decides which of many equally good splits is taken.
+        sources: integers from 0 `[N]`, the source each row belongs to: every fold then holds its
+            share of every grade of every source too. A patient belongs to one source.
 
     Returns:
         int64 `[N]`: each row's fold, 0 to `folds - 1`.
@@ -45,11 +52,24 @@ def assign_folds(
         raise ValueError(f"folds={folds}: must be at least 1")
     if folds == 1 or not len(grades):
         return np.full(len(grades), ALWAYS_TRAINED, dtype=np.int64)
-    _, patient = np.unique(names, return_inverse=True)
-    counts = np.zeros((patient.max() + 1, GRADES), dtype=np.int64)
-    np.add.at(counts, (patient, grades), 1)
+    if sources is None:
+        _, patient = np.unique(names, return_inverse=True)
+        strata = counts = _counted(patient, grades)
+    else:
+        source = np.asarray(sources, dtype=np.int64)
+        keys = np.char.add(np.char.mod("%06d/", source), names)
+        _, patient = np.unique(keys, return_inverse=True)
+        counts = _counted(patient, grades)
+        strata = np.hstack([_counted(patient, source * GRADES + grades), counts])
     _check_enough_patients(counts, folds)
-    return _deal(counts, folds, np.random.default_rng(seed))[patient]
+    return _deal(strata, folds, np.random.default_rng(seed))[patient]
+
+
+def _counted(patient: NDArray[np.intp], strata: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Each patient's rows in each stratum; there are at least as many strata as grades."""
+    counts = np.zeros((patient.max() + 1, max(GRADES, strata.max() + 1)), dtype=np.int64)
+    np.add.at(counts, (patient, strata), 1)
+    return counts
 
 
 def given_folds(
@@ -151,7 +171,7 @@ def _deal_greedily(
 ) -> None:
     # Integers, so that no machine's rounding decides between equally good folds.
     shares = counts * (2**28 // np.maximum(1, counts.sum(axis=0)))
-    totals = np.zeros((len(folds), GRADES), dtype=np.int64)
+    totals = np.zeros((len(folds), counts.shape[1]), dtype=np.int64)
     for one in left[np.argsort(-shares[left].sum(axis=1), kind="stable")]:
         # The variance over folds grows by 2 * total * share, up to terms equal for all folds.
         cost = totals @ shares[one]

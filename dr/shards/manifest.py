@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from dr.files import write_json
 MANIFEST = "manifest.json"
 RECORDS = "records.csv"
 REJECTED = "rejected.csv"
+SIGNATURES = "signatures.npy"
+DUPLICATES = "duplicates.csv"
 SCHEMA_VERSION = 1
 
 
@@ -30,7 +32,10 @@ class Manifest:
     """`source` and `recipe` are digests of the labelled photographs and of the preparation.
 
     `digest` names the content: the shards' bytes and the table of records. `flagged` counts the
-    records kept for each doubt about their quality.
+    records kept for each doubt about their quality; `duplicates` the pairs of photographs of
+    different patients that are the same `bytes` or the same `picture`, and the `patients` they
+    link. `signatures_sha256` and `duplicates_sha256` are empty where there is no such file: shards
+    without signatures were never searched for duplicates.
     """
 
     kind: str
@@ -45,12 +50,16 @@ class Manifest:
     shards: list[ShardFile]
     records_sha256: str
     digest: str
+    duplicates: dict[str, int] = field(default_factory=dict)
+    signatures_sha256: str = ""
+    duplicates_sha256: str = ""
     schema_version: int = SCHEMA_VERSION
 
 
 def recipe_digest(preparation: PreparationConfig, image_size: int) -> str:
-    """What the preparation of a photograph depends on, as a digest."""
-    settings = dataclasses.asdict(preparation)
+    """What the preparation of a photograph depends on, as a digest; 10 and 10.0 are the same."""
+    defaults = dataclasses.asdict(PreparationConfig())
+    settings = {key: type(value)(getattr(preparation, key)) for key, value in defaults.items()}
     return digest_of({"version": SCHEMA_VERSION, "image_size": image_size, **settings})
 
 

@@ -1,8 +1,9 @@
 """From a label source to a folder of TFRecord shards.
 
 A shard is a fixed slice of the label table; the count in its name is what survived. Each finished
-slice leaves a note of its rows, so that a preparation that was cut off goes on with the next slice;
-when all are there the notes become `records.csv`, `rejected.csv` and `manifest.json`.
+slice leaves a note of its rows, so that a preparation that was cut off goes on with the next slice,
+and several processes or machines share the slices of one folder; when all are there the notes
+become `records.csv`, `rejected.csv`, `signatures.npy`, `duplicates.csv` and `manifest.json`.
 """
 
 import fcntl
@@ -10,29 +11,34 @@ import json
 import logging
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dr.config import GRADES, PreparationConfig
-from dr.digests import digest_of, digest_of_file
-from dr.files import make_writable_folder, write_csv, write_json
+from dr.config import PreparationConfig
+from dr.digests import digest_of_file
+from dr.files import make_writable_folder, write_json
 from dr.fundus.preparation import PreparedPhotograph
 from dr.fundus.quality import flags
+from dr.shards.finishing import (
+    finish,
+    note_path,
+    read_note,
+    signatures_path,
+    write_signatures,
+)
 from dr.shards.index import write_index
 from dr.shards.labels import LabelSource
 from dr.shards.manifest import (
     MANIFEST,
     RECORDS,
-    REJECTED,
     Manifest,
     ShardFile,
     read_manifest,
     recipe_digest,
-    write_manifest,
 )
 from dr.shards.preparing import prepared_photographs
 from dr.shards.records import Record, encode_example, write_frame
@@ -40,12 +46,16 @@ from dr.shards.records import Record, encode_example, write_frame
 ROWS_A_SHARD = 2000
 _MARK = ".preparing.json"
 _MEASURED = ("row", "brightness", "sharpness", "field_share", "flags")
+_BUSY, _FREE, _UNGUARDED = "busy", "free", "unguarded"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """A preparation to be done: what, how, and where to."""
+    """A preparation to be done: what, how, and where to.
+
+    With `parts`, only every `parts`-th slice is done, from slice `part` on.
+    """
 
     source: LabelSource
     preparation: PreparationConfig
@@ -54,6 +64,8 @@ class Packing:
     on_error: str = "fail"
     workers: int | None = None
     rows_a_shard: int = ROWS_A_SHARD
+    parts: int | None = None
+    part: int | None = None
 
     @property
     def threads(self) -> int:
@@ -69,25 +81,55 @@ class Packing:
             "rows_a_shard": self.rows_a_shard,
         }
 
+    @property
+    def slices(self) -> list[range]:
+        """The rows of each shard."""
+        rows, size = len(self.source.table), self.rows_a_shard
+        return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
 
-def pack(packing: Packing, *, progress: Callable[[int], None] | None = None) -> Manifest:
-    """Prepare every photograph of a source and pack it into shards; return the manifest.
+    def own_slices(self) -> dict[int, range]:
+        """The rows of the slices to be done here, by the slice's number.
 
-    A folder that already holds the same shards is left as it is; one that another process is
-    preparing is waited for. `progress` is called with the number of rows done since its last call.
+        Raises ValueError where there are more parts than slices.
+        """
+        slices = dict(enumerate(self.slices))
+        if self.parts is None or self.part is None:
+            return slices
+        if self.parts > len(slices):
+            raise ValueError(
+                f"parts={self.parts}: {len(self.source.table)} rows make {len(slices)} shards of "
+                f"{self.rows_a_shard}, so some parts would be empty; set parts={len(slices)} or "
+                "fewer"
+            )
+        return {number: slices[number] for number in range(self.part, len(slices), self.parts)}
+
+
+def pack(packing: Packing, *, progress: Callable[[int], None] | None = None) -> Manifest | None:
+    """Prepare the photographs of a source and pack them into shards; return the manifest.
+
+    None where only a part was to be done and others are not done yet: whoever finds all slices
+    there writes the manifest. A folder that already holds the same shards is left as it is; a
+    slice that another process is preparing is waited for. `progress` is called with the number of
+    rows done since its last call.
 
     Raises ValueError where the folder holds something else, a photograph cannot be read
-    (`on_error=fail`), a label is not known, a column is named like one of `records.csv`, or
-    nothing survives.
+    (`on_error=fail`), a label is not known, a column is named like one of `records.csv`, there
+    are more parts than slices, or nothing survives.
     """
+    own = packing.own_slices()
     identity = packing.identity
     _check_table(packing.source)
     done = _finished(packing, identity)
-    if done is not None:
-        return done
-    make_writable_folder(packing.folder, key="shards")
+    if done is None:
+        make_writable_folder(packing.folder, key="shards")
+        with _alone(packing.folder):
+            if _finished(packing, identity) is None:
+                _claim(packing, identity)
+        _pack_slices(packing, own, progress or _ignore)
+    else:
+        _log.info("%s: already prepared, %d records", packing.folder, done.records)
     with _alone(packing.folder):
-        return _finished(packing, identity) or _prepare(packing, identity, progress or _ignore)
+        return _finish(packing, identity)
 
 
 def _ignore(count: int) -> None:
@@ -96,10 +138,10 @@ def _ignore(count: int) -> None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process prepares into `folder`; the system forgets a dead one's lock."""
+    """Wait until no other process holds `folder`; the system forgets a dead one's lock."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        # Some network file systems lock no folders: there two preparations must not meet.
+        # Some network file systems lock no folders: every step is safe there too, if done twice.
         with suppress(OSError):
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -107,18 +149,74 @@ def _alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _prepare(
-    packing: Packing, identity: dict[str, Any], progress: Callable[[int], None]
-) -> Manifest:
-    _claim(packing.folder, identity)
-    slices = _slices(len(packing.source.table), packing.rows_a_shard)
+@contextmanager
+def _guarded(folder: Path, number: int, *, wait: bool) -> Iterator[str]:
+    """Hold a slice, if it is `free`; it stays `unguarded` where the file system has no locks."""
+    # Network file systems lock files that are open for writing, if any.
+    descriptor = os.open(folder / f".slice{number:02d}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        state = _FREE
+    except BlockingIOError:
+        state = _BUSY
+    except OSError:
+        state = _UNGUARDED
+    try:
+        yield state
+    finally:
+        os.close(descriptor)
+
+
+def _pack_slices(
+    packing: Packing, slices: Mapping[int, range], progress: Callable[[int], None]
+) -> None:
+    """First the slices that nobody holds, then those that were held, once they are let go."""
     patient_ids = _patient_ids(packing.source.table["patient"].tolist())
-    for number, rows in enumerate(slices):
-        if _note_path(packing.folder, number).is_file():
+    left = list(slices)
+    for wait in (False, True):
+        left = [
+            number
+            for number in left
+            if not _pack_free(packing, number, slices[number], patient_ids, progress, wait=wait)
+        ]
+
+
+def _pack_free(
+    packing: Packing,
+    number: int,
+    rows: range,
+    patient_ids: dict[str, int],
+    progress: Callable[[int], None],
+    *,
+    wait: bool,
+) -> bool:
+    """Whether the slice is done; without `wait` one that another process holds is left alone."""
+    with _guarded(packing.folder, number, wait=wait) as state:
+        if state == _BUSY:
+            return False
+        if _is_done(packing.folder, number):
             progress(len(rows))
-        else:
-            _pack_slice(packing, number, rows, patient_ids, progress)
-    return _finish(packing, identity, len(slices))
+            return True
+        if state == _FREE:
+            _clear(packing.folder, number)
+        _pack_slice(packing, number, rows, patient_ids, progress)
+        return True
+
+
+def _is_done(folder: Path, number: int) -> bool:
+    if (folder / MANIFEST).is_file():
+        return True
+    if not note_path(folder, number).is_file():
+        return False
+    shard = read_note(folder, number)["shard"]
+    return shard is None or (folder / shard["file"]).is_file()
+
+
+def _clear(folder: Path, number: int) -> None:
+    """Remove what a killed process left of a slice that nobody else holds."""
+    for pattern in (f".train{number:02d}.*.tmp", f"train{number:02d}-*.tf*"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def _check_table(source: LabelSource) -> None:
@@ -134,7 +232,7 @@ def _check_table(source: LabelSource) -> None:
         )
 
 
-def _finished(packing: Packing, identity: dict[str, Any]) -> Manifest | None:
+def _finished(packing: Packing, identity: Mapping[str, Any]) -> Manifest | None:
     folder = packing.folder
     manifest = read_manifest(folder)
     if manifest is None:
@@ -142,7 +240,6 @@ def _finished(packing: Packing, identity: dict[str, Any]) -> Manifest | None:
     if (manifest.source, manifest.recipe) == (identity["source"], identity["recipe"]):
         if manifest.rejected and packing.on_error == "fail":
             raise ValueError(_left_out(folder, manifest.rejected))
-        _log.info("%s: already prepared, %d records", folder, manifest.records)
         return manifest
     what = "photographs or labels" if manifest.source != identity["source"] else "settings"
     raise ValueError(
@@ -157,7 +254,8 @@ def _left_out(folder: Path, count: int) -> str:
     )
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
+def _claim(packing: Packing, identity: Mapping[str, Any]) -> None:
+    folder = packing.folder
     mark = folder / _MARK
     if mark.is_file():
         if _read_json(mark) != identity:
@@ -165,7 +263,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
                 f"shards={folder}: holds an unfinished preparation of other photographs or "
                 "settings; choose another folder, or delete this one"
             )
-        _log.info("%s: going on with an unfinished preparation", folder)
+        if packing.parts is None:
+            _log.info("%s: going on with an unfinished preparation", folder)
         return
     if any(not _is_aside(path) for path in folder.iterdir()):
         raise ValueError(
@@ -175,15 +274,12 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
 
 
 def _is_aside(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".tmp")
+    hidden, half = path.name.startswith("."), path.name.endswith(".tmp")
+    return (hidden and half) or path.name.startswith(".writable-")
 
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _slices(rows: int, size: int) -> list[range]:
-    return [range(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
 def _patient_ids(patients: Sequence[str]) -> dict[str, int]:
@@ -197,10 +293,6 @@ def _patient_ids(patients: Sequence[str]) -> dict[str, int]:
     return {name: rank for rank, name in enumerate(names)}
 
 
-def _note_path(folder: Path, number: int) -> Path:
-    return folder / f".slice{number:02d}.json"
-
-
 def _pack_slice(
     packing: Packing,
     number: int,
@@ -208,43 +300,46 @@ def _pack_slice(
     patient_ids: dict[str, int],
     progress: Callable[[int], None],
 ) -> None:
-    aside = packing.folder / f".train{number:02d}.tmp"
-    kept: list[dict[str, Any]] = []
-    rejected: list[dict[str, Any]] = []
+    process = f"{socket.gethostname()}-{os.getpid()}"
+    aside = packing.folder / f".train{number:02d}.{process}.tmp"
+    packed = _Packed([], [], [])
     try:
         with aside.open("wb") as file:
             for row, outcome in _prepared(packing, rows):
                 if isinstance(outcome, PreparedPhotograph):
                     record = _record(packing.source, row, outcome, patient_ids)
                     write_frame(file, encode_example(record))
-                    kept.append(_kept(row, record, outcome))
+                    packed.kept.append(_kept(row, record, outcome))
+                    packed.signatures.append(outcome.signature)
                 else:
-                    rejected.append(_rejected(packing, row, outcome))
+                    packed.rejected.append(_rejected(packing, row, outcome))
                 progress(1)
             file.flush()
             os.fsync(file.fileno())
-        _publish(packing.folder, number, aside, kept, rejected)
+        _publish(packing.folder, number, aside, packed)
     finally:
-        with suppress(FileNotFoundError):
-            aside.unlink()
+        aside.unlink(missing_ok=True)
 
 
-def _publish(
-    folder: Path,
-    number: int,
-    aside: Path,
-    kept: list[dict[str, Any]],
-    rejected: list[dict[str, Any]],
-) -> None:
+class _Packed(NamedTuple):
+    """The rows of a slice that went into its shard, their signatures, and the others."""
+
+    kept: list[dict[str, Any]]
+    signatures: list[bytes]
+    rejected: list[dict[str, Any]]
+
+
+def _publish(folder: Path, number: int, aside: Path, packed: _Packed) -> None:
     shard = None
-    if kept:
-        path = folder / f"train{number:02d}-{len(kept)}.tfrec"
+    if packed.kept:
+        path = folder / f"train{number:02d}-{len(packed.kept)}.tfrec"
         aside.replace(path)
         write_index(path)
         digest = digest_of_file(path)
-        shard = asdict(ShardFile(file=path.name, records=len(kept), sha256=digest))
-    note = {"shard": shard, "kept": kept, "rejected": rejected}
-    write_json(_note_path(folder, number), note)
+        shard = asdict(ShardFile(file=path.name, records=len(packed.kept), sha256=digest))
+    write_signatures(signatures_path(folder, number), packed.signatures)
+    note = {"shard": shard, "kept": packed.kept, "rejected": packed.rejected}
+    write_json(note_path(folder, number), note)
 
 
 def _prepared(
@@ -297,54 +392,54 @@ def _rejected(packing: Packing, row: int, error: Exception) -> dict[str, Any]:
     return {"row": row, "name": name, "reason": str(error)}
 
 
-def _finish(packing: Packing, identity: dict[str, Any], slices: int) -> Manifest:
-    folder = packing.folder
-    notes = [_read_json(_note_path(folder, number)) for number in range(slices)]
-    kept = [entry for note in notes for entry in note["kept"]]
-    rejected = [entry for note in notes for entry in note["rejected"]]
-    if not kept:
-        raise ValueError(f"shards={folder}: none of {len(rejected)} photographs could be read")
-    if rejected and packing.on_error == "fail":
-        raise ValueError(_left_out(folder, len(rejected)))
-    _write_tables(packing, kept, rejected)
-    shards = [ShardFile(**note["shard"]) for note in notes if note["shard"]]
-    records_sha256 = digest_of_file(folder / RECORDS)
-    manifest = Manifest(
-        kind=packing.source.kind,
-        source=identity["source"],
-        recipe=identity["recipe"],
+def _finish(packing: Packing, identity: Mapping[str, Any]) -> Manifest | None:
+    """The manifest, written if all slices are there and it is not yet."""
+    manifest = _finished(packing, identity)
+    if manifest is None:
+        if slices_left(packing):
+            return None
+        try:
+            manifest = _write_manifest(packing, identity)
+        except FileNotFoundError:
+            # Where there are no locks, another may have written it and swept the notes away.
+            manifest = _finished(packing, identity)
+            if manifest is None:
+                raise
+    _sweep(packing.folder)
+    return manifest
+
+
+def _write_manifest(packing: Packing, identity: Mapping[str, Any]) -> Manifest:
+    slices = len(packing.slices)
+    _check_rejected(packing, slices)
+    return finish(
+        packing.folder,
+        packing.source,
+        slices=slices,
+        identity=identity,
         preparation=packing.preparation,
         image_size=packing.image_size,
-        records=len(kept),
-        rejected=len(rejected),
-        label_counts=[sum(e["label"] == grade for e in kept) for grade in range(GRADES)],
-        flagged=dict(Counter(flag for entry in kept for flag in entry["flags"].split())),
-        shards=shards,
-        records_sha256=records_sha256,
-        digest=digest_of([records_sha256, *(shard.sha256 for shard in shards)]),
     )
-    write_manifest(folder, manifest)
-    _sweep(folder)
-    return manifest
+
+
+def _check_rejected(packing: Packing, slices: int) -> None:
+    if packing.on_error == "fail":
+        notes = (read_note(packing.folder, number) for number in range(slices))
+        rejected = sum(len(note["rejected"]) for note in notes)
+        if rejected:
+            raise ValueError(_left_out(packing.folder, rejected))
 
 
 def _sweep(folder: Path) -> None:
     for path in folder.iterdir():
-        note = re.fullmatch(r"\.slice\d+\.json", path.name)
+        note = re.fullmatch(r"\.slice\d+\.(json|npy|lock)", path.name)
         if note or path.name == _MARK or _is_aside(path):
-            path.unlink()
+            path.unlink(missing_ok=True)
 
 
-def _write_tables(
-    packing: Packing, kept: list[dict[str, Any]], rejected: list[dict[str, Any]]
-) -> None:
-    own = ("name", "patient", "side", "label")
-    extra = [column for column in packing.source.table.columns if column not in own]
-    table = packing.source.table[extra].to_dict("records") if extra else []
-    rows = [{**(table[entry["row"]] if extra else {}), **entry} for entry in kept]
-    write_csv(packing.folder / RECORDS, [*kept[0], *extra], rows)
-    if rejected:
-        write_csv(packing.folder / REJECTED, list(rejected[0]), rejected)
+def slices_left(packing: Packing) -> int:
+    """How many slices are not done yet."""
+    return sum(not _is_done(packing.folder, number) for number in range(len(packing.slices)))
 
 
 def shard_files(folder: Path) -> list[Path]:

@@ -1,19 +1,27 @@
 """A label source prepared into a folder of shards, watched by a progress line."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from dr.config import PrepareConfig, TrainConfig
 from dr.progress import JobProgress
 from dr.shards.labels import LabelSource, read_label_source
 from dr.shards.manifest import Manifest
-from dr.shards.packing import Packing, pack
+from dr.shards.packing import Packing, pack, slices_left
 
 _log = logging.getLogger(__name__)
 
 
-def prepare(config: PrepareConfig) -> Manifest:
-    """Prepare a label source into a folder of shards, with progress on stderr.
+@dataclass(frozen=True, kw_only=True)
+class PartDone:
+    """A part of a preparation that is done while `left` shards wait for other parts."""
+
+    left: int
+
+
+def prepare(config: PrepareConfig) -> Manifest | PartDone:
+    """Prepare a label source, or a part of it, into a folder of shards; progress goes to stderr.
 
     Raises ValueError for anything wrong with the source or the folder.
     """
@@ -33,11 +41,14 @@ def read_source(config: PrepareConfig | TrainConfig) -> LabelSource:
 
 def prepare_source(
     config: PrepareConfig | TrainConfig, source: LabelSource, *, folder: Path
-) -> Manifest:
+) -> Manifest | PartDone:
     """Prepare `source` into `folder` with the settings of `config`, with progress on stderr.
 
     Raises ValueError where photographs or the folder do not allow it.
     """
+    parts, part = None, None
+    if isinstance(config, PrepareConfig):
+        parts, part = config.parts, config.part
     packing = Packing(
         source=source,
         preparation=config.preparation,
@@ -45,6 +56,11 @@ def prepare_source(
         folder=folder,
         on_error=config.on_error,
         workers=config.workers,
+        parts=parts,
+        part=part,
     )
-    with JobProgress(len(source.table), description="preparing") as progress:
-        return pack(packing, progress=progress.advance)
+    rows = sum(len(rows) for rows in packing.own_slices().values())
+    what = "preparing" if part is None else f"preparing part {part}"
+    with JobProgress(rows, description=what, bar=part is None) as progress:
+        manifest = pack(packing, progress=progress.advance)
+    return PartDone(left=slices_left(packing)) if manifest is None else manifest

@@ -188,3 +188,49 @@ def test_patients_apart_agrees_with_a_count(rows: list[tuple[int, str]]) -> None
             check_patients_apart(folds, patients)
     else:
         assert check_patients_apart(folds, patients) is None
+
+
+def test_each_fold_holds_its_share_of_every_grade_of_every_source() -> None:
+    parts = [synthetic_table(patients, seed) for patients, seed in ((600, 0), (150, 1), (900, 2))]
+    labels = np.concatenate([labels for labels, _ in parts])
+    patients = [f"{number}/{name}" for number, (_, names) in enumerate(parts) for name in names]
+    sources = np.repeat(np.arange(3), [len(names) for _, names in parts])
+    found = assign_folds(labels=labels, patients=patients, folds=5, seed=0, sources=sources)
+    check_patients_apart(found, patients)
+    for source in range(3):
+        own = sources == source
+        table = pd.crosstab(found[own], labels[own]).reindex(range(5), fill_value=0).to_numpy()
+        assert (table.max(axis=0) - table.min(axis=0)).max() <= 3
+        assert table.sum(axis=1).max() - table.sum(axis=1).min() <= 6
+    table = counts(found, labels)
+    assert (table.max(axis=0) - table.min(axis=0)).max() <= 4
+
+
+@settings(max_examples=50)
+@given(table=label_tables(), seed=st.integers(0, 5), data=st.data())
+def test_names_of_sources_do_not_decide_the_folds_and_every_fold_gets_rows(
+    table: tuple[list[str], list[int], int], seed: int, data: st.DataObject
+) -> None:
+    patients, labels, folds = table
+    source_of = {patient: data.draw(st.integers(0, 2)) for patient in dict.fromkeys(patients)}
+    sources = [source_of[patient] for patient in patients]
+
+    def split(names: str) -> np.ndarray:
+        prefixed = [f"{names[source_of[patient]]}/{patient}" for patient in patients]
+        return assign_folds(
+            labels=labels, patients=prefixed, folds=folds, seed=seed, sources=sources
+        )
+
+    found = split("abc")
+    check_patients_apart(found, patients)
+    np.testing.assert_array_equal(split("zxy"), found)
+
+
+def test_a_grade_that_one_source_has_few_of_is_spread_over_the_folds() -> None:
+    labels = [0] * 40 + [4] * 3 + [0] * 40 + [4] * 2
+    sources = [0] * 43 + [1] * 42
+    patients = [str(number) for number in range(len(labels))]
+    found = assign_folds(labels=labels, patients=patients, folds=5, seed=0, sources=sources)
+    assert counts(found, np.array(labels))[:, 1].tolist() == [1] * 5
+    with pytest.raises(ValueError, match="folds=6: only 5 patients have grade 4"):
+        assign_folds(labels=labels, patients=patients, folds=6, seed=0, sources=sources)

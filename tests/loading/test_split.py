@@ -1,5 +1,7 @@
 """Which records a fold trains on and is scored on."""
 
+import logging
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,3 +82,70 @@ def test_a_missing_column_is_refused_with_those_there_are() -> None:
 def test_a_patient_on_both_sides_is_refused() -> None:
     with pytest.raises(ValueError, match="p30 in"):
         split(table_of(part=["train"] * 61 + ["val"] * 19), column="part")
+
+
+LINKS = [(f"p{number}", f"p{number + 7}") for number in range(0, 30, 3)] + [("p7", "p8")]
+
+
+@pytest.mark.parametrize("sources", [None, np.repeat([0, 1], 40)])
+def test_linked_patients_share_a_fold(sources: np.ndarray | None) -> None:
+    table = table_of()
+    found = split_records(
+        table,
+        folds=4,
+        fold_column=None,
+        seed=0,
+        sources=sources,
+        links=LINKS,
+        group_duplicates=True,
+    )
+    fold = dict(zip(table["patient"], found.fold_of, strict=True))
+    assert all(fold[one] == fold[other] for one, other in LINKS)
+    assert sorted(set(found.fold_of)) == [0, 1, 2, 3]
+    assert max(np.bincount(found.fold_of)) <= 28
+
+
+def test_without_links_grouping_changes_nothing_and_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = table_of()
+    for links, said in (((), "has no effect"), (None, "is not known")):
+        caplog.clear()
+        found = split_records(
+            table, folds=4, fold_column=None, seed=0, links=links, group_duplicates=True
+        )
+        assert np.array_equal(found.fold_of, split(table).fold_of)
+        assert f"group_duplicates=true: {said}" in caplog.text or said in caplog.text
+
+
+def test_parted_patients_are_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    table = table_of()
+    plain = split(table)
+    fold = dict(zip(table["patient"], plain.fold_of, strict=True))
+    parted = [pair for pair in LINKS if fold[pair[0]] != fold[pair[1]]]
+    assert 0 < len(parted) < len(LINKS)
+    with caplog.at_level(logging.WARNING):
+        found = split_records(table, folds=4, fold_column=None, seed=0, links=LINKS)
+    assert np.array_equal(found.fold_of, plain.fold_of)
+    assert f"{len(parted)} pairs of copied photographs have patients in different" in caplog.text
+    assert "group_duplicates=true" in caplog.text
+
+
+def test_one_fold_parts_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    split_records(table_of(), folds=1, fold_column=None, seed=0, links=LINKS)
+    assert caplog.text == ""
+
+
+def test_a_column_that_parts_linked_patients_is_refused_or_warned_about(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = table_of(part=["train"] * 60 + ["val"] * 20)
+    links = [("p1", "p2"), ("p3", "p35")]
+    options = {"folds": 4, "fold_column": "part", "seed": 0, "links": links}
+    with pytest.raises(ValueError, match=r"group_duplicates=true: 1 pairs .*p3 and p35"):
+        split_records(table, **options, group_duplicates=True)
+    split_records(table, **options)
+    assert "1 pairs of copied photographs" in caplog.text
+    caplog.clear()
+    split_records(table, **options | {"links": links[:1]}, group_duplicates=True)
+    assert caplog.text == ""

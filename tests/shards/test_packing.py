@@ -2,6 +2,8 @@
 
 import csv
 import dataclasses
+import errno
+import fcntl
 import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
@@ -95,6 +97,7 @@ def test_a_shard_is_a_fixed_slice_of_the_table(tmp_path: Path) -> None:
     assert sorted(content(tmp_path / "shards")) == [
         "manifest.json",
         "records.csv",
+        "signatures.npy",
         "train00-4.tfindex",
         "train00-4.tfrec",
         "train01-4.tfindex",
@@ -248,7 +251,19 @@ def test_an_interrupted_preparation_goes_on(tmp_path: Path, row: int) -> None:
     assert content(tmp_path / "one") == content(tmp_path / "other")
 
 
-@pytest.mark.parametrize("step", ["write_index", "digest_of_file", "write_json", "write_manifest"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "packing.write_index",
+        "packing.digest_of_file",
+        "packing.write_json",
+        "packing.write_signatures",
+        "finishing.write_csv",
+        "finishing.find_duplicates",
+        "finishing.write_manifest",
+        "packing._sweep",
+    ],
+)
 def test_an_interruption_between_two_files_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -257,7 +272,7 @@ def test_an_interruption_between_two_files_goes_on(
 
     packing = packing_of(tmp_path / "one")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(f"dr.shards.packing.{step}", interrupt)
+        patch.setattr(f"dr.shards.{step}", interrupt)
         pack(packing)
     pack(packing)
     pack(packing_of(tmp_path / "other"))
@@ -268,7 +283,8 @@ def test_what_a_killed_preparation_leaves_is_cleared_away(tmp_path: Path) -> Non
     folder = tmp_path / "one"
     with pytest.raises(KeyboardInterrupt):
         pack(packing_of(folder, source_of({5: KeyboardInterrupt()})))
-    (folder / ".train01.tmp").write_bytes(b"half a shard")
+    (folder / ".train01.host-123.tmp").write_bytes(b"half a shard")
+    (folder / "train01-3.tfrec").write_bytes(b"a shard without its note")
     (folder / ".slice00.json.123.tmp").write_bytes(b"{")
     pack(packing_of(folder))
     pack(packing_of(tmp_path / "other"))
@@ -366,6 +382,106 @@ def test_two_processes_prepare_into_one_folder(tmp_path: Path) -> None:
     assert len(found) == 1
     pack(packing_of(tmp_path / "other"))
     assert content(folder) == content(tmp_path / "other")
+
+
+def part_of(folder: Path, part: int, parts: int = 3, **options: Any) -> Packing:
+    return dataclasses.replace(packing_of(folder, **options), part=part, parts=parts)
+
+
+@pytest.mark.parametrize(("order", "parts"), [([0, 1, 2], 3), ([2, 0, 1], 3), ([1, 0], 2)])
+def test_parts_together_equal_one_preparation(tmp_path: Path, order: list[int], parts: int) -> None:
+    source = source_of({3: photograph(8), 6: b"no photograph"}, fold=list("0123401234"))
+    options: dict[str, Any] = {"source": source, "on_error": "skip"}
+    *first, last = [part_of(tmp_path / "parts", part, parts, **options) for part in order]
+    counts: list[int] = []
+    assert [pack(packing, progress=counts.append) for packing in first] == [None] * len(first)
+    assert read_manifest(tmp_path / "parts") is None
+    with pytest.raises(ValueError, match="did not finish"):
+        open_shards(tmp_path / "parts")
+    manifest = pack(last, progress=counts.append)
+    assert manifest == pack(packing_of(tmp_path / "whole", **options))
+    assert manifest is not None
+    assert manifest.duplicates == {"bytes": 1, "picture": 0, "patients": 2}
+    assert content(tmp_path / "parts") == content(tmp_path / "whole")
+    assert sum(counts) == 10
+
+
+def test_a_run_without_parts_does_what_other_parts_left(tmp_path: Path) -> None:
+    assert pack(part_of(tmp_path / "one", 1)) is None
+    shard = tmp_path / "one" / "train01-4.tfrec"
+    before = shard.stat().st_mtime_ns
+    assert pack(part_of(tmp_path / "one", 1)) is None
+    pack(packing_of(tmp_path / "one"))
+    assert shard.stat().st_mtime_ns == before
+    pack(packing_of(tmp_path / "other"))
+    assert content(tmp_path / "one") == content(tmp_path / "other")
+
+
+def test_a_shard_that_went_missing_meanwhile_is_made_again(tmp_path: Path) -> None:
+    assert pack(part_of(tmp_path / "one", 1)) is None
+    (tmp_path / "one" / "train01-4.tfrec").unlink()
+    pack(packing_of(tmp_path / "one"))
+    pack(packing_of(tmp_path / "other"))
+    assert content(tmp_path / "one") == content(tmp_path / "other")
+
+
+def test_parts_of_different_numbers_go_together(tmp_path: Path) -> None:
+    assert pack(part_of(tmp_path / "one", 0, 2)) is None
+    assert pack(part_of(tmp_path / "one", 1, 3)) is not None
+    pack(packing_of(tmp_path / "other"))
+    assert content(tmp_path / "one") == content(tmp_path / "other")
+
+
+def test_more_parts_than_shards_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"parts=4: 10 rows make 3 shards .* set parts=3 or fewer"):
+        pack(part_of(tmp_path / "one", 0, 4))
+    assert not (tmp_path / "one").exists()
+
+
+def test_a_failing_part_leaves_the_others_unharmed(tmp_path: Path) -> None:
+    source = source_of({5: b"no photograph"})
+    with pytest.raises(ValueError, match="12_right"):
+        pack(part_of(tmp_path / "one", 1, source=source))
+    assert pack(part_of(tmp_path / "one", 0, source=source)) is None
+    assert pack(part_of(tmp_path / "one", 2, source=source)) is None
+    pack(part_of(tmp_path / "one", 1, source=source, on_error="skip"))
+    pack(packing_of(tmp_path / "other", source, on_error="skip"))
+    assert content(tmp_path / "one") == content(tmp_path / "other")
+
+
+def pack_part(folder: Path, part: int, unlocked: bool) -> None:
+    if unlocked:
+        fcntl.flock = no_locks
+    pack(part_of(folder, part))
+
+
+def no_locks(descriptor: int, operation: int) -> None:
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+@pytest.mark.parametrize("unlocked", [False, True])
+def test_parts_that_run_at_once_and_twice_equal_one_preparation(
+    tmp_path: Path, unlocked: bool
+) -> None:
+    context = multiprocessing.get_context("fork")
+    folder = tmp_path / "one"
+    processes = [
+        context.Process(target=pack_part, args=(folder, part % 3, unlocked)) for part in range(6)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    if not unlocked:
+        assert [process.exitcode for process in processes] == [0] * 6
+    pack(packing_of(folder))
+    pack(packing_of(tmp_path / "other"))
+    assert contents_but_notes(folder) == content(tmp_path / "other")
+    assert unlocked or contents_but_notes(folder) == content(folder)
+
+
+def contents_but_notes(folder: Path) -> dict[str, bytes]:
+    return {name: data for name, data in content(folder).items() if not name.startswith(".")}
 
 
 def test_shards_are_found_by_number(tmp_path: Path) -> None:
