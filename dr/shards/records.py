@@ -4,6 +4,15 @@ import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
+import crc32c
+from google.protobuf.message import DecodeError
+
+MAX_RECORD = 64 * 1024 * 1024
+"""A record longer than this many bytes is refused before memory is set aside for it."""
+
+FRAME_OVERHEAD = 16
+"""Bytes of a frame around its record: the length, its CRC, the record's CRC."""
+
 _MASK = 0xA282EAD8
 _HEADER = 12
 _FOOTER = 4
@@ -68,9 +77,14 @@ def _serialized(key: str, feature: Any) -> bytes:
 
 
 def write_frame(file: BinaryIO, example: bytes) -> None:
-    """Append one TFRecord frame: length, its CRC, the example, its CRC."""
+    """Append one TFRecord frame: length, its CRC, the example, its CRC.
+
+    Raises ValueError for an example over `MAX_RECORD`, which no reader would accept.
+    """
     from tfrecord.writer import TFRecordWriter
 
+    if len(example) > MAX_RECORD:
+        raise ValueError(f"a record of {len(example)} bytes is over the limit of {MAX_RECORD}")
     length = struct.pack("<Q", len(example))
     file.write(length + TFRecordWriter.masked_crc(length))
     file.write(example + TFRecordWriter.masked_crc(example))
@@ -78,25 +92,37 @@ def write_frame(file: BinaryIO, example: bytes) -> None:
 
 def masked_crc(data: bytes | memoryview) -> int:
     """TFRecord's masked CRC-32C of `data`, as an unsigned 32-bit number."""
-    import crc32c
-
     crc: int = crc32c.crc32c(data)
     return ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
 
 
-def open_frame(frame: bytes) -> memoryview:
+def frame_length(header: bytes | memoryview) -> int:
+    """The length in bytes of the record in a frame, from the frame's first 12 bytes.
+
+    Raises CorruptRecord where they are cut off, do not match their CRC, or exceed `MAX_RECORD`.
+    """
+    if len(header) < _HEADER:
+        raise CorruptRecord(f"the frame is cut off after {len(header)} bytes")
+    length, crc = struct.unpack_from("<QI", header)
+    if crc != masked_crc(header[:8]):
+        raise CorruptRecord("the CRC of its length does not match")
+    if length > MAX_RECORD:
+        limit = f"over the limit of {MAX_RECORD >> 20} MiB a record"
+        raise CorruptRecord(f"it says {length} bytes, {limit}")
+    return int(length)
+
+
+def open_frame(frame: bytes | memoryview) -> memoryview:
     """The example inside a frame, after both CRCs were checked.
 
     Raises CorruptRecord saying what does not fit.
     """
-    if len(frame) < _HEADER + _FOOTER:
-        raise CorruptRecord(f"the frame is cut off after {len(frame)} bytes")
     view = memoryview(frame)
-    (length,) = struct.unpack_from("<Q", frame)
-    if struct.unpack_from("<I", frame, 8)[0] != masked_crc(view[:8]):
-        raise CorruptRecord("the CRC of its length does not match")
-    if length != len(frame) - _HEADER - _FOOTER:
-        found = len(frame) - _HEADER - _FOOTER
+    length = frame_length(view[:_HEADER])
+    found = len(frame) - _HEADER - _FOOTER
+    if found < length:
+        raise CorruptRecord(f"the frame is cut off: {max(0, found)} of {length} bytes are there")
+    if found > length:
         raise CorruptRecord(f"it says {length} bytes, and {found} are there")
     example = view[_HEADER : _HEADER + length]
     if struct.unpack_from("<I", frame, _HEADER + length)[0] != masked_crc(example):
@@ -107,19 +133,20 @@ def open_frame(frame: bytes) -> memoryview:
 def decode_example(example: bytes | memoryview) -> Record:
     """The record in a serialized `tf.train.Example`, of this project or of the seed.
 
-    Raises CorruptRecord where it does not parse or holds no image.
+    Raises CorruptRecord where it does not parse, holds no image, or a feature of another type
+    than this project's.
     """
-    from google.protobuf.message import DecodeError
     from tfrecord.example_pb2 import Example
 
     try:
         features = Example.FromString(bytes(example)).features.feature
     except DecodeError as error:
         raise CorruptRecord(f"it does not parse as a tf.train.Example ({error})") from error
-    if "image" not in features or not features["image"].bytes_list.value:
+    image = _value(features, "image", "bytes_list")
+    if image is None:
         raise CorruptRecord(f"it holds no image, only {sorted(features) or 'nothing'}")
     return Record(
-        image=features["image"].bytes_list.value[0],
+        image=image,
         patient_id=_integer(features, "patient_id"),
         side=_integer(features, "side"),
         label=_integer(features, "label"),
@@ -128,11 +155,26 @@ def decode_example(example: bytes | memoryview) -> Record:
     )
 
 
+def _value(features: Any, key: str, kind: str) -> Any:
+    """The one value of a feature, None where it is absent or empty."""
+    if key not in features:
+        return None
+    found = features[key].WhichOneof("kind")
+    if found is None:
+        return None
+    if found != kind:
+        raise CorruptRecord(f"its {key} is given as {found}, where {kind} is expected")
+    values = getattr(features[key], kind).value
+    if len(values) > 1:
+        raise CorruptRecord(f"its {key} holds {len(values)} values, where one is expected")
+    return values[0] if values else None
+
+
 def _integer(features: Any, key: str) -> int:
-    values = features[key].int64_list.value if key in features else ()
-    return int(values[0]) if values else -1
+    value = _value(features, key, "int64_list")
+    return -1 if value is None else int(value)
 
 
 def _text(features: Any, key: str) -> str:
-    values = features[key].bytes_list.value if key in features else ()
-    return values[0].decode(errors="replace") if values else ""
+    value: bytes | None = _value(features, key, "bytes_list")
+    return "" if value is None else value.decode(errors="replace")

@@ -3,10 +3,12 @@
 import json
 import os
 import pickle
+import resource
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -142,7 +144,8 @@ def test_every_flipped_bit_is_found_and_named(original: Path, share: float, bit:
     try:
         with pytest.raises(CorruptRecord) as error:
             shards.read(number)
-        assert str(error.value).startswith(f"{path}: record {number}, at byte {offset}: the CRC")
+        place = f"{path}: record {number - 3} ({number} of all), at byte {offset}"
+        assert str(error.value).startswith(f"{place}: the CRC")
         assert shards.read(7 - number) == RECORDS[7 - number]
         assert shards.read(0) == RECORDS[0]
     finally:
@@ -154,17 +157,19 @@ def test_a_cut_shard_is_refused(tmp_path: Path) -> None:
     write_shards(tmp_path)
     path = tmp_path / "train01-2.tfrec"
     os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(ValueError, match=r"train01-2\.tfrec: cut off in record 1, at byte \d+"):
+    with pytest.raises(ValueError, match=r"train01-2\.tfrec: record 1, at byte \d+: .* cut off"):
         open_shards(tmp_path)
 
 
 def test_a_cut_shard_with_an_index_made_afterwards_is_found_in_reading(tmp_path: Path) -> None:
     write_shards(tmp_path)
     path = tmp_path / "train01-2.tfrec"
+    first = len(encode_example(RECORDS[3])) + 16
     os.truncate(path, path.stat().st_size - 9)
-    write_index(path)
+    rest = path.stat().st_size - first
+    index_path(path).write_text(f"0 {first}\n{first} {rest}\n")
     shards = open_shards(tmp_path)
-    with pytest.raises(CorruptRecord, match=r"train01-2\.tfrec: record 4, at byte"):
+    with pytest.raises(CorruptRecord, match=r"record 1 \(4 of all\), at byte \d+: .* cut off"):
         shards.read(4)
 
 
@@ -201,6 +206,32 @@ def make_later(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({**values, "schema_version": 2}))
 
 
+def set_manifest(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        values = json.loads((folder / MANIFEST).read_text())
+        (folder / MANIFEST).write_text(json.dumps({**values, **changes}))
+
+    return change
+
+
+def set_shard(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        first, *rest = json.loads((folder / MANIFEST).read_text())["shards"]
+        set_manifest(shards=[{**first, **changes}, *rest])(folder)
+
+    return change
+
+
+def set_table(text: str) -> Callable[[Path], None]:
+    """Another table that the manifest knows."""
+
+    def change(folder: Path) -> None:
+        (folder / "records.csv").write_text(text)
+        set_manifest(records_sha256=digest_of_file(folder / "records.csv"))(folder)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -208,6 +239,18 @@ def make_later(folder: Path) -> None:
         (remove("records.csv"), r"records\.csv: is missing or changed"),
         (append("records.csv"), r"records\.csv: is missing or changed"),
         (make_later, "schema_version is 2, this version reads 1"),
+        (set_manifest(shards=[]), r"manifest\.json: names or counts in it cannot be"),
+        (set_manifest(records="5"), r"manifest\.json: names or counts in it cannot be"),
+        (set_manifest(image_size=-1), r"manifest\.json: names or counts in it cannot be"),
+        (set_shard(file="../train00-3.tfrec"), r"manifest\.json: names or counts"),
+        (set_shard(file=7), r"manifest\.json: names or counts"),
+        (set_shard(records=2**70), r"manifest\.json: names or counts"),
+        (set_shard(records=True), r"manifest\.json: names or counts"),
+        (set_table("row,name,patient,side\n0,a,b,0\n"), r"records\.csv: has no column label"),
+        (set_table("name,patient,side,label\na,b,0,x\n"), r"records\.csv: cannot be read"),
+        (set_table("name,patient,side,label\na,b,0,1\n"), r"has 1 rows, and the shards hold 5"),
+        (set_table(""), r"records\.csv: cannot be read"),
+        (set_table("name,patient,side,label\na,b,0,5\n"), r"record 0 \(a\) has label 5"),
     ],
 )
 def test_a_changed_folder_is_refused(
@@ -281,10 +324,30 @@ def test_shards_of_no_record_are_refused(tmp_path: Path) -> None:
         open_shards(tmp_path)
 
 
-def test_a_shard_of_no_pictures_is_refused(tmp_path: Path) -> None:
-    write_shard(tmp_path / "train00-1.tfrec", [Record(b"text", 1, 0, 1)])
-    with pytest.raises(ValueError, match=r"train00-1\.tfrec: record 0"):
+@pytest.mark.parametrize("image", [b"text", b"", b"\x89PNG\r\n\x1a\n"])
+def test_a_shard_of_other_than_jpegs_is_refused(tmp_path: Path, image: bytes) -> None:
+    write_shard(tmp_path / "train00-2.tfrec", [RECORDS[0], Record(image, 1, 0, 1)])
+    begins = image[:4].hex(" ") or "nothing"
+    with pytest.raises(ValueError, match=rf"train00-2\.tfrec: record 1, .* begins with {begins}"):
         open_shards(tmp_path)
+
+
+def test_a_first_picture_without_size_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "train00-1.tfrec", [Record(b"\xff\xd8\xff\xd9", 1, 0, 1)])
+    with pytest.raises(ValueError, match=r"train00-1\.tfrec: record 0, .* JPEG is damaged"):
+        open_shards(tmp_path)
+
+
+def test_measured_columns_are_numbers_and_others_text(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    table = "row,name,patient,side,label,brightness,fold,note\n"
+    table += "".join(f"{n},{RECORDS[n].name},p,0,{n},1.25,0{n},NA\n" for n in range(5))
+    set_table(table)(tmp_path)
+    opened = open_shards(tmp_path).table
+    assert opened["brightness"].tolist() == [1.25] * 5
+    assert opened["fold"].tolist() == [f"0{n}" for n in range(5)]
+    assert opened["note"].tolist() == ["NA"] * 5
+    assert opened["side"].dtype == opened["label"].dtype == np.int64
 
 
 def test_no_folder_and_an_empty_one_are_refused(tmp_path: Path) -> None:
@@ -301,3 +364,17 @@ def test_an_unfinished_preparation_is_refused(tmp_path: Path) -> None:
     write_seed_shard(tmp_path / "train00-1.tfrec", [(1, 0, 0)])
     with pytest.raises(ValueError, match="did not finish; run it again"):
         open_shards(tmp_path)
+
+
+def test_more_shards_than_files_may_be_open_are_read(tmp_path: Path) -> None:
+    count = 80
+    for number in range(count):
+        write_seed_shard(tmp_path / f"train{number:02d}-1.tfrec", [(number, 0, number % 5)])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, before[1]))
+    try:
+        shards = open_shards(tmp_path)
+        assert [shards.read(number).patient_id for number in range(count)] == list(range(count))
+        shards.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

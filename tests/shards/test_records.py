@@ -3,6 +3,7 @@
 import io
 import struct
 from pathlib import Path
+from typing import Any
 
 import google_crc32c
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from dr.shards.index import write_index
 from dr.shards.records import (
+    MAX_RECORD,
     CorruptRecord,
     Record,
     decode_example,
@@ -161,8 +163,15 @@ def test_bytes_behind_the_frame_are_found() -> None:
 def test_a_length_that_matches_its_crc_but_not_the_frame_is_found() -> None:
     length = struct.pack("<Q", 2**63)
     header = length + struct.pack("<I", masked_crc(length))
-    with pytest.raises(CorruptRecord, match=r"says 9223372036854775808 bytes"):
+    with pytest.raises(CorruptRecord, match=r"says 9223372036854775808 bytes, over the limit"):
         open_frame(header + frame_of(EYE)[12:])
+
+
+def test_a_record_over_the_limit_is_not_written() -> None:
+    file = io.BytesIO()
+    with pytest.raises(ValueError, match="of 67108865 bytes is over the limit of 67108864"):
+        write_frame(file, bytes(MAX_RECORD + 1))
+    assert file.getvalue() == b""
 
 
 @pytest.mark.parametrize(
@@ -179,3 +188,32 @@ def test_an_example_without_image_names_what_it_holds() -> None:
     example = TFRecordWriter.serialize_tf_example({"label": (1, "int"), "side": (0, "int")})
     with pytest.raises(CorruptRecord, match=r"no image, only \['label', 'side'\]"):
         decode_example(example)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image": (5, "int")}, "its image is given as int64_list, where bytes_list is expected"),
+        ({"image": (0.5, "float")}, "its image is given as float_list, where"),
+        ({"label": (b"3", "byte")}, "its label is given as bytes_list, where"),
+        ({"label": (3.0, "float")}, "its label is given as float_list"),
+        ({"label": ([3, 4], "int")}, "its label holds 2 values, where one is expected"),
+        ({"name": (7, "int")}, "its name is given as int64_list, where bytes_list is expected"),
+    ],
+)
+def test_features_of_another_schema_are_named(changes: dict[str, Any], reason: str) -> None:
+    from tfrecord.writer import TFRecordWriter
+
+    features = {"image": (b"x", "byte"), "label": (1, "int"), **changes}
+    with pytest.raises(CorruptRecord, match=reason):
+        decode_example(TFRecordWriter.serialize_tf_example(features))
+
+
+@pytest.mark.parametrize("value", [[], None])
+def test_an_empty_label_is_none(value: list[int] | None) -> None:
+    from tfrecord.example_pb2 import Example, Feature, Features, Int64List
+
+    image = Feature(bytes_list={"value": [b"x"]})
+    label = Feature() if value is None else Feature(int64_list=Int64List(value=value))
+    example = Example(features=Features(feature={"image": image, "label": label}))
+    assert decode_example(example.SerializeToString()) == Record(b"x", -1, -1, -1)
