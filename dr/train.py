@@ -28,17 +28,35 @@ def describe(folder: str, result: dict[str, Any]) -> str:
         mean, sd = result["mean"]["qwk"], result["sd"]["qwk"]
         lines.append(f"  mean of folds: QWK {_number(mean)}{star}, sd {_number(sd)}")
         pooled = result["pooled"]
-        lines.append(
-            f"  pooled out-of-fold: QWK {_number(pooled['qwk'])}{star}, accuracy "
-            f"{_number(pooled['accuracy'])}, {pooled['records']} records"
-        )
+        lines.append(f"  pooled out-of-fold: {_scores(pooled, star)}")
+    lines += [
+        f"    source {name}: {_scores(scores, star)}"
+        for name, scores in result.get("sources", {}).items()
+    ]
+    lines += _test_lines(result.get("test"))
     if star:
         lines.append("  * epoch picked on the fold it is scored on: optimistic")
     if not result["complete"]:
         lines.append(f"  unfinished: {len(folds)} of {len(planned)} folds are scored")
     elif not result["mean"]:
-        lines.append("  trained on everything: no fold is held out, so there is no score")
+        what = "no score but the test set's" if "test" in result else "no score"
+        lines.append(f"  trained on everything: no fold is held out, so there is {what}")
     return "\n".join(lines)
+
+
+def _scores(scores: dict[str, Any], star: str = "") -> str:
+    qwk, accuracy = _number(scores["qwk"]), _number(scores["accuracy"])
+    return f"QWK {qwk}{star}, accuracy {accuracy}, {scores['records']} records"
+
+
+def _test_lines(test: dict[str, Any] | None) -> list[str]:
+    if test is None:
+        return []
+    lines = [f"  test set {test['name']}, never trained on:"]
+    lines += [f"    fold {scores['fold']}: {_scores(scores)}" for scores in test["folds"]]
+    if test["ensemble"] is not None:
+        lines.append(f"    mean of all folds: {_scores(test['ensemble'])}")
+    return lines
 
 
 def _number(value: float | None) -> str:

@@ -30,9 +30,9 @@ def tiny_picture(grade: int, random: np.random.Generator) -> np.ndarray:
     return np.clip(colour + noise, 0, 255).astype(np.uint8)
 
 
-def write_tiny_photographs(folder: Path, *, patients: int = PATIENTS) -> Path:
+def write_tiny_photographs(folder: Path, *, patients: int = PATIENTS, seed: int = 0) -> Path:
     """Photographs `<patient>_left.png`, `_right.png` and labels.csv with a given split."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for patient in range(patients):
@@ -78,6 +78,48 @@ def tiny_shards(tiny_source: TableData, tmp_path_factory: pytest.TempPathFactory
     preparation = PreparationConfig(decode="full", crop="none", fit="stretch", filter="none")
     pack(Packing(source=source, preparation=preparation, image_size=SIZE, folder=folder, workers=1))
     return folder
+
+
+PLAIN = PreparationConfig(decode="full", crop="none", fit="stretch", filter="none")
+
+
+def write_tiny_shards(
+    folder: Path,
+    *,
+    seed: int,
+    patients: int = PATIENTS,
+    image_size: int = SIZE,
+    preparation: PreparationConfig = PLAIN,
+) -> Path:
+    """Shards of other tiny photographs, whose names and patients are those of the first."""
+    photographs = folder.with_name(f"{folder.name}-photographs")
+    write_tiny_photographs(photographs, patients=patients, seed=seed)
+    source = read_label_source(tiny_data(photographs), cache=folder.parent)
+    packing = Packing(
+        source=source, preparation=preparation, image_size=image_size, folder=folder, workers=1
+    )
+    pack(packing)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 records of 20 patients at 24 px, of another source than `tiny_shards`."""
+    folder = tmp_path_factory.mktemp("other") / "other"
+    return write_tiny_shards(folder, seed=1, patients=20, image_size=24)
+
+
+@pytest.fixture(scope="session")
+def outside_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 records of 10 patients, of a third source."""
+    folder = tmp_path_factory.mktemp("outside") / "outside"
+    return write_tiny_shards(folder, seed=2, patients=10)
+
+
+@pytest.fixture(scope="session")
+def make_shards() -> Callable[..., Path]:
+    """`make_shards(folder, seed=3, patients=30, image_size=32, preparation=...)`."""
+    return write_tiny_shards
 
 
 TINY = (

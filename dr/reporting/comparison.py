@@ -116,7 +116,7 @@ def _notes(rows: Sequence[RunSummary]) -> list[str]:
     notes = []
     if any(run.optimistic for run in scored):
         notes.append(_OPTIMISTIC)
-    notes += _incomparable(scored)
+    notes += _incomparable(scored) + _tests(rows)
     if len(scored) > 1:
         notes.append(_NOISE)
     return notes
@@ -139,6 +139,21 @@ def _incomparable(scored: Sequence[RunSummary]) -> list[str]:
         names = ", ".join(run.name for run in runs)
         part = (folds or "unknown")[:8]
         lines.append(_printable(f"({number}) {data}, folds {part}: {names}"))
+    return lines
+
+
+def _tests(rows: Sequence[RunSummary]) -> list[str]:
+    """On which set each test score was made; different ones are not comparable."""
+    names = dict.fromkeys(run.test_name for run in rows if run.test is not None)
+    if not names:
+        return []
+    what = "test QWK: all folds of a run together on a set that it never trained on: "
+    if len(names) == 1:
+        return [_printable(f"{what}{next(iter(names))}")]
+    lines = ["Not comparable: these runs have different test sets."]
+    for name in names:
+        runs = ", ".join(run.name for run in rows if run.test is not None and run.test_name == name)
+        lines.append(_printable(f"test QWK on {name}: {runs}"))
     return lines
 
 
@@ -248,15 +263,20 @@ def _wide(comparison: Comparison) -> list[_Column]:
         _column(f"fold {fold}", comparison, partial(_fold, fold=fold, digits=4))
         for fold in comparison.folds
     ]
-    return _around(comparison, folds)
+    sources = [
+        _column(f"QWK {_printable(source)}", comparison, partial(_source, source=source))
+        for source in _sources(comparison)
+    ]
+    return _around(comparison, sources, folds)
 
 
 def _compact(comparison: Comparison) -> list[_Column]:
     together = partial(_folds, folds=comparison.folds)
-    return _around(comparison, [_column("QWK by fold", comparison, together)])
+    folds = [_column("QWK by fold", comparison, together)]
+    return _around(comparison, _sources_together(comparison), folds)
 
 
-def _around(comparison: Comparison, folds: list[_Column]) -> list[_Column]:
+def _around(comparison: Comparison, sources: list[_Column], folds: list[_Column]) -> list[_Column]:
     settings = [
         _Column((label, *_setting_texts(comparison.rows, key)))
         for key, label in zip(comparison.columns, comparison.labels, strict=True)
@@ -266,6 +286,8 @@ def _around(comparison: Comparison, folds: list[_Column]) -> list[_Column]:
         *settings,
         _column("pooled QWK", comparison, _pooled),
         _column("mean ± sd", comparison, _mean),
+        *sources,
+        *_test_column(comparison),
         *folds,
         _column("state", comparison, _state),
     ]
@@ -275,8 +297,23 @@ def _scores_alone(comparison: Comparison) -> list[_Column]:
     return [
         _column("pooled QWK", comparison, _pooled),
         _column("mean ± sd", comparison, _mean),
+        *_sources_together(comparison),
+        *_test_column(comparison),
         _column("QWK by fold", comparison, partial(_folds, folds=comparison.folds)),
     ]
+
+
+def _sources(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys(source for run in comparison.rows for source in run.sources))
+
+
+def _sources_together(comparison: Comparison) -> list[_Column]:
+    return [_column("QWK by source", comparison, _by_source)] if _sources(comparison) else []
+
+
+def _test_column(comparison: Comparison) -> list[_Column]:
+    tested = any(run.test is not None for run in comparison.rows)
+    return [_column("test QWK", comparison, _test)] if tested else []
 
 
 def _column(header: str, comparison: Comparison, cell: Callable[[RunSummary], str]) -> _Column:
@@ -309,6 +346,24 @@ def _mean(run: RunSummary) -> str:
         return "-"
     spread = "" if math.isnan(sd) else f" ± {sd:.4f}"
     return f"{mean:.4f}{spread}{_mark(run)}"
+
+
+def _source(run: RunSummary, *, source: str, digits: int = 4) -> str:
+    scores = run.sources.get(source)
+    return "-" if scores is None else _score(run, scores["qwk"], digits=digits)
+
+
+def _by_source(run: RunSummary) -> str:
+    parts = [
+        f"{_printable(source)} {_source(run, source=source, digits=2)}" for source in run.sources
+    ]
+    return " ".join(parts) or "-"
+
+
+def _test(run: RunSummary) -> str:
+    # No mark: the epoch was not picked on the test set.
+    qwk = math.nan if run.test is None else run.test["qwk"]
+    return "-" if math.isnan(qwk) else f"{qwk:.4f}"
 
 
 def _fold(run: RunSummary, *, fold: int, digits: int) -> str:

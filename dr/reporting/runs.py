@@ -24,9 +24,10 @@ class RunSummary:
 
     `settings` maps dotted keys to values, without those that do not decide a result, and with
     `data`: the data's name and a short digest, once the run has a result. `folds` holds each
-    finished fold's scores; `mean`, `sd` and `pooled` (out-of-fold) sum them up; an undefined
-    score is `nan`. `problem` says why a run is `unreadable`. `folds_digest` names the folds'
-    contents, whatever the order of their rows.
+    finished fold's scores; `mean`, `sd` and `pooled` (out-of-fold) sum them up, `sources` each
+    of several sources; `test` are those of all folds together on the outside test set `test_name`
+    (its name and a short digest); an undefined score is `nan`. `problem` says why a run is
+    `unreadable`. `folds_digest` names the folds' contents, whatever the order of their rows.
     """
 
     folder: Path
@@ -39,6 +40,9 @@ class RunSummary:
     sd: Scores = field(default_factory=dict)
     pooled: Scores | None = None
     optimistic: bool = False
+    sources: dict[str, Scores] = field(default_factory=dict)
+    test: Scores | None = None
+    test_name: str | None = None
     data_digest: str | None = None
     folds_digest: str | None = None
     problem: str | None = None
@@ -136,6 +140,8 @@ def _with_result(run: RunSummary) -> RunSummary:
         sd=result.scores("sd"),
         pooled=result.pooled(),
         optimistic=result.flag("optimistic"),
+        sources=result.sources(),
+        **result.test(),
         data_digest=digest,
     )
 
@@ -205,6 +211,24 @@ class _Result:
         if not all(type(fold) is int for fold in planned):
             raise ValueError(f"result.json: planned_folds is {planned!r}, not a list of folds")
         return tuple(planned)
+
+    def sources(self) -> dict[str, Scores]:
+        """The scores of each source, none where there is a single one."""
+        if "sources" not in self.document:
+            return {}
+        sources = self.mapping("sources")
+        return {name: sources.scores_with_qwk(name) for name in sources.document}
+
+    def test(self) -> dict[str, Any]:
+        """`test` and `test_name`, as far as the run has them."""
+        if "test" not in self.document:
+            return {}
+        test = self.mapping("test")
+        ensemble = test.document.get("ensemble")
+        return {
+            "test": None if ensemble is None else test.scores_with_qwk("ensemble"),
+            "test_name": f"{test.text('name')} {test.text('digest')[:8]}",
+        }
 
     def pooled(self) -> Scores | None:
         if self.document.get("pooled") is None:

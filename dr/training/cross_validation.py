@@ -14,10 +14,15 @@ from dr.accel.base import Accelerator
 from dr.accel.choice import choose_accelerator
 from dr.config import TrainConfig
 from dr.loading.augmentation import Augmentation
+from dr.loading.pictures import open_pictures
+from dr.loading.resources import describe_loader
+from dr.loading.sampler import Mixture, source_counts
 from dr.loading.split import Split, split_records
 from dr.modeling.backbones import build_model
 from dr.modeling.objectives import build_objective
 from dr.progress import JobProgress
+from dr.shards.duplicates import linked_patients
+from dr.shards.joining import JoinedShards, parts_of, source_numbers
 from dr.shards.shard_set import ShardSet
 from dr.training.environment import code_version, describe_environment
 from dr.training.fold import (
@@ -29,7 +34,8 @@ from dr.training.fold import (
     read_history,
     train_fold,
 )
-from dr.training.identity import run_identity, run_name
+from dr.training.identity import run_identity, run_name, source_weights
+from dr.training.outside import OutsideTest, begin_test, score_ensemble, score_fold
 from dr.training.run_folder import (
     RunFolder,
     claim_run_folder,
@@ -38,7 +44,7 @@ from dr.training.run_folder import (
     write_start,
 )
 from dr.training.schedules import schedule_warnings
-from dr.training.source import training_shards
+from dr.training.source import outside_shards, training_shards
 
 _log = logging.getLogger(__name__)
 
@@ -51,43 +57,155 @@ class Outcome:
     result: dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Experiment:
+    """A training that was checked: what every fold shares, and `folds`, those asked for."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    augmentation: Augmentation
+    shards: ShardSet
+    outside: ShardSet | None
+    split: Split
+    mixture: Mixture | None
+    image_size: int
+    folds: tuple[int, ...]
+
+
 def cross_validate(config: TrainConfig) -> Outcome:
     """Train the folds that `config.fold` asks for, and gather what is finished.
 
-    A finished run is not repeated (`resume=auto`); an unfinished one goes on. Raises ValueError
-    for anything that cannot be trained as asked, before the run folder is made where it can be
-    known then.
+    A finished run is not repeated (`resume=auto`); an unfinished one goes on. A `test` set is
+    scored with each fold's kept weights, also beside a finished run. Raises ValueError for
+    anything that cannot be trained as asked, before the run folder is made where it can be known
+    then.
     """
+    experiment = _checked_experiment(config)
+    run = _claim(experiment)
+    test = _outside_test(experiment, run)
+    if not _already_complete(run):
+        _start(experiment, run)
+        if test is not None:
+            begin_test(test)
+        _train_folds(experiment, run, test)
+    elif test is None or test.is_complete(experiment.folds):
+        return Outcome(folder=run.path, result=run.result())
+    return Outcome(folder=run.path, result=_gather(run, config, test, experiment.folds))
+
+
+def _checked_experiment(config: TrainConfig) -> _Experiment:
     accelerator = choose_accelerator(config.accel)
     augmentation = Augmentation(config.augment)
     shards = training_shards(config)
+    outside = outside_shards(config, shards)
     split = split_records(
-        shards.table, folds=config.folds, fold_column=config.fold_column, seed=config.fold_seed
+        shards.table,
+        folds=config.folds,
+        fold_column=config.fold_column,
+        seed=config.fold_seed,
+        sources=source_numbers(shards),
+        links=linked_patients(shards),
+        group_duplicates=config.group_duplicates,
     )
     image_size = config.image_size or shards.image_size
-    _say_what_has_no_effect(config, split, shards)
-    augmentation.check(image_size)
-    folds = _chosen_folds(config, split)
-    _check_batches(config, split, folds)
-    _check_model(config, image_size)
-    run = _claim(config, accelerator, shards, image_size)
-    if _already_complete(run):
-        return Outcome(folder=run.path, result=run.result())
-    environment = describe_environment(accelerator, threads=config.accel.threads or _threads())
+    experiment = _Experiment(
+        config=config,
+        accelerator=accelerator,
+        augmentation=augmentation,
+        shards=shards,
+        outside=outside,
+        split=split,
+        mixture=_mixture(config, shards),
+        image_size=image_size,
+        folds=tuple(_chosen_folds(config, split)),
+    )
+    _check(experiment)
+    return experiment
+
+
+def _check(experiment: _Experiment) -> None:
+    config, split = experiment.config, experiment.split
+    _say_what_has_no_effect(config, split)
+    _say_what_is_enlarged(experiment)
+    experiment.augmentation.check(experiment.image_size)
+    _check_batches(config, split, experiment.folds)
+    _check_mixture(experiment)
+    _check_model(config, experiment.image_size)
+
+
+def _outside_test(experiment: _Experiment, run: RunFolder) -> OutsideTest | None:
+    if experiment.outside is None:
+        return None
+    return OutsideTest(
+        config=experiment.config,
+        shards=experiment.outside,
+        run=run,
+        image_size=experiment.image_size,
+        accelerator=experiment.accelerator,
+    )
+
+
+def _start(experiment: _Experiment, run: RunFolder) -> None:
+    threads = experiment.config.accel.threads or _threads()
+    environment = describe_environment(experiment.accelerator, threads=threads)
+    environment["loader"] = describe_loader(
+        experiment.config.loader,
+        image_size=experiment.image_size,
+        batch_size=experiment.config.batch_size,
+    )
     write_start(
         run,
-        config,
+        experiment.config,
         environment=environment,
-        table=shards.table,
-        split=split,
-        data=_data(shards, image_size),
+        table=experiment.shards.table,
+        split=experiment.split,
+        data=_data(experiment.shards, experiment.image_size),
     )
     _log.info("%s: %s, %s", run.path, environment["device"], environment["precision"])
-    _train_folds(config, accelerator, augmentation, shards, split, image_size, folds, run)
-    return Outcome(folder=run.path, result=_gather(run, config))
+    _fill_cache(experiment)
 
 
-def _say_what_has_no_effect(config: TrainConfig, split: Split, shards: ShardSet) -> None:
+def _fill_cache(experiment: _Experiment) -> None:
+    """Build the decoded caches that the folds and the test will read, with progress of its own."""
+    if experiment.config.loader.cache == "none":
+        return
+    sets = [shards for shards in (experiment.shards, experiment.outside) if shards is not None]
+    total = sum(map(len, sets))
+    with JobProgress(total, description="decoding into the cache") as progress:
+        for shards in sets:
+            open_pictures(
+                shards,
+                image_size=experiment.image_size,
+                config=experiment.config.loader,
+                cache=Path(experiment.config.cache),
+                done=progress.advance,
+            )
+
+
+def _mixture(config: TrainConfig, shards: ShardSet) -> Mixture | None:
+    weights, sources = source_weights(config), source_numbers(shards)
+    if weights is None:
+        return None
+    assert sources is not None
+    return Mixture(sources, weights)
+
+
+def _check_mixture(experiment: _Experiment) -> None:
+    """Refuse weights that leave a source out of an epoch; say how often each is gone through."""
+    mixture, split = experiment.mixture, experiment.split
+    if mixture is None:
+        return
+    size = experiment.config.batch_size
+    for fold in range(split.count):
+        records = split.training(fold)
+        counts = source_counts(records, mixture, len(records) // size * size)
+    held = np.bincount(mixture.source_of[records], minlength=len(counts))
+    for name, count, own in zip(parts_of(experiment.shards), counts, held, strict=True):
+        times = f"each {count / own:.2f} times" if count else "it is only scored"
+        _log.info("source %s: %d of %d records an epoch, %s", name, count, sum(counts), times)
+
+
+def _say_what_has_no_effect(config: TrainConfig, split: Split) -> None:
     if config.fold_column is not None and config.folds != split.count:
         _log.warning(
             "fold_column=%s: gives %d fold(s); folds=%d has no effect",
@@ -95,11 +213,22 @@ def _say_what_has_no_effect(config: TrainConfig, split: Split, shards: ShardSet)
             split.count,
             config.folds,
         )
-    if config.image_size is not None and config.image_size > shards.image_size:
+
+
+def _say_what_is_enlarged(experiment: _Experiment) -> None:
+    size = experiment.image_size
+    if size > experiment.shards.image_size:
         _log.warning(
             "image_size=%d: the shards hold %d px, so their pictures are enlarged",
-            config.image_size,
-            shards.image_size,
+            size,
+            experiment.shards.image_size,
+        )
+    if experiment.outside is not None and size > experiment.outside.image_size:
+        _log.warning(
+            "test=%s: holds pictures of %d px, which are enlarged to %d px",
+            experiment.config.test,
+            experiment.outside.image_size,
+            size,
         )
 
 
@@ -109,15 +238,14 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-def _claim(
-    config: TrainConfig, accelerator: Accelerator, shards: ShardSet, image_size: int
-) -> RunFolder:
+def _claim(experiment: _Experiment) -> RunFolder:
+    config = experiment.config
     identity = run_identity(
         config,
-        data=shards.digest,
-        image_size=image_size,
-        precision=accelerator.precision,
-        channels_last=accelerator.channels_last,
+        data=experiment.shards.digest,
+        image_size=experiment.image_size,
+        precision=experiment.accelerator.precision,
+        channels_last=experiment.accelerator.channels_last,
     )
     name = run_name(config, identity)
     return claim_run_folder(Path(config.outputs), name, identity, resume=config.resume)
@@ -141,16 +269,34 @@ def _already_complete(run: RunFolder) -> bool:
 
 
 def _data(shards: ShardSet, image_size: int) -> dict[str, Any]:
+    if not isinstance(shards, JoinedShards):
+        return {**_one_source(shards), "image_size": image_size}
+    parts = [{**_one_source(part), "name": name} for name, part in parts_of(shards).items()]
+    prepared = parts[0]["preparation"]
+    alike = all(part["preparation"] == prepared for part in parts)
+    return {
+        "name": " + ".join(shards.names),
+        "digest": shards.digest,
+        "records": len(shards),
+        "patients": sum(part["patients"] for part in parts),
+        "shards": [part["shards"] for part in parts],
+        "preparation": prepared if alike else None,
+        "shard_size": shards.image_size,
+        "image_size": image_size,
+        "sources": parts,
+    }
+
+
+def _one_source(shards: ShardSet) -> dict[str, Any]:
     manifest = shards.manifest
     return {
-        "name": shards.folder.name if manifest is None else manifest.kind,
+        "name": next(iter(parts_of(shards))) if manifest is None else manifest.kind,
         "digest": shards.digest,
         "records": len(shards),
         "patients": int(shards.table["patient"].nunique()),
-        "shards": str(shards.folder.resolve()),
+        "shards": shards.url or str(shards.folder.resolve()),
         "preparation": None if manifest is None else dataclasses.asdict(manifest.preparation),
         "shard_size": shards.image_size,
-        "image_size": image_size,
     }
 
 
@@ -185,46 +331,45 @@ def _check_model(config: TrainConfig, image_size: int) -> None:
     build_model(config.model, outputs=outputs, image_size=image_size)
 
 
-def _train_folds(
-    config: TrainConfig,
-    accelerator: Accelerator,
-    augmentation: Augmentation,
-    shards: ShardSet,
-    split: Split,
-    image_size: int,
-    folds: Sequence[int],
-    run: RunFolder,
-) -> None:
+def _train_folds(experiment: _Experiment, run: RunFolder, test: OutsideTest | None) -> None:
+    config, folds = experiment.config, experiment.folds
     left = [fold for fold in folds if not is_trained(run, fold)]
     if len(left) < len(folds):
         done = ", ".join(str(fold) for fold in folds if fold not in left)
         _log.warning("%s: fold %s: trained already, not trained again", run.path, done)
+    tested = len(test.shards) if test is not None and config.select != "cross" else 0
     with JobProgress(0, description="training") as progress:
-        jobs = [
-            FoldJob(
-                config=config,
-                shards=shards,
-                split=split,
-                fold=fold,
-                run=run,
-                image_size=image_size,
-                accelerator=accelerator,
-                augmentation=augmentation,
-                progress=progress,
-            )
-            for fold in left
-        ]
-        progress.skip(-sum(job.images_per_epoch * config.epochs for job in jobs))
+        jobs = [_job(experiment, run, fold, progress) for fold in left]
+        progress.skip(-sum(job.images_per_epoch * config.epochs + tested for job in jobs))
         for job in jobs:
             with locked(job.folder, what=f"fold {job.fold}"):
                 if is_trained(run, job.fold):
-                    job.progress.skip(job.images_per_epoch * config.epochs)
+                    job.progress.skip(job.images_per_epoch * config.epochs + tested)
                     continue
-                accelerator.launch(partial(train_fold, job))
+                experiment.accelerator.launch(partial(train_fold, job))
+            if test is not None and tested:
+                score_fold(test, job.fold, progress)
             update_result(run)
 
 
-def _gather(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
+def _job(experiment: _Experiment, run: RunFolder, fold: int, progress: JobProgress) -> FoldJob:
+    return FoldJob(
+        config=experiment.config,
+        shards=experiment.shards,
+        split=experiment.split,
+        fold=fold,
+        run=run,
+        image_size=experiment.image_size,
+        accelerator=experiment.accelerator,
+        augmentation=experiment.augmentation,
+        progress=progress,
+        mixture=experiment.mixture,
+    )
+
+
+def _gather(
+    run: RunFolder, config: TrainConfig, test: OutsideTest | None, folds: Sequence[int]
+) -> dict[str, Any]:
     from filelock import FileLock
 
     result = run.result()
@@ -232,11 +377,23 @@ def _gather(run: RunFolder, config: TrainConfig) -> dict[str, Any]:
     if config.select == "cross" and all(is_trained(run, fold) for fold in planned):
         with FileLock(run.path / ".lock"):
             _finish_cross(run, config, planned)
+    if test is not None:
+        _score_outside(test, folds)
     result = update_result(run)
     from dr.reporting.curves import draw_curves
 
     draw_curves(run.path)
     return result
+
+
+def _score_outside(test: OutsideTest, folds: Sequence[int]) -> None:
+    begin_test(test)
+    due = [fold for fold in folds if test.is_due(fold)]
+    total = len(due) * len(test.shards)
+    with JobProgress(total, description="scoring the test set") as progress:
+        for fold in due:
+            score_fold(test, fold, progress)
+    score_ensemble(test)
 
 
 def _finish_cross(run: RunFolder, config: TrainConfig, folds: Sequence[int]) -> None:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from dr.accel.base import Accelerator
 from dr.config import TrainConfig
 from dr.files import write_csv, write_json
+from dr.loading.advice import NOTABLE_WAIT, advice
 from dr.loading.augmentation import Augmentation
 from dr.loading.batches import BatchLoader, Drawing
-from dr.loading.sampler import evaluation_batches, training_batches
+from dr.loading.pictures import open_pictures
+from dr.loading.sampler import Mixture, evaluation_batches, training_batches
 from dr.loading.split import Split
 from dr.modeling.backbones import build_model, normalisation
 from dr.modeling.objectives import build_objective
@@ -35,11 +37,12 @@ from dr.training.loop import (
     Learner,
     Predictions,
     evaluate,
+    loader_drawing,
     normalisation_tensors,
     train_epoch,
 )
 from dr.training.optimizers import build_optimizer
-from dr.training.run_folder import PREDICTION_COLUMNS, RunFolder
+from dr.training.run_folder import PREDICTION_COLUMNS, PREDICTIONS, RunFolder
 from dr.training.schedules import learning_rate
 
 HISTORY_COLUMNS = (
@@ -55,10 +58,11 @@ HISTORY_COLUMNS = (
     "seconds",
     "images_per_second",
     "data_wait",
+    "skipped",
+    "unscored",
 )
 TRAINED = "trained.json"
 SCORES_FILE = "scores.json"
-PREDICTIONS = "predictions.csv"
 EPOCHS = "epochs"
 
 
@@ -75,6 +79,7 @@ class FoldJob:
     accelerator: Accelerator
     augmentation: Augmentation
     progress: JobProgress
+    mixture: Mixture | None = None
 
     @property
     def folder(self) -> Path:
@@ -94,7 +99,17 @@ class FoldJob:
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             epoch=epoch,
+            mixture=self.mixture,
         )
+
+    def drawing(self, epoch: int) -> Drawing:
+        """What augments an epoch, from 0."""
+        return Drawing(augmentation=self.augmentation, seed=self.config.seed, epoch=epoch)
+
+    def labels_of(self, plan: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """The label of every number in `plan`, those of records drawn again included."""
+        times = max(int(batch.max()) for batch in plan) // len(self.shards) + 1
+        return np.tile(self.labels, times)
 
     def evaluation_plan(self) -> list[NDArray[np.int64]]:
         """The batches of the held-out records."""
@@ -121,23 +136,45 @@ def train_fold(job: FoldJob) -> None:
     scores.json; with `select=cross` these wait for the other folds.
     """
     _seed(job, epoch=0)
-    learner = _learner(job)
+    learner = build_learner(job.config, job.accelerator, image_size=job.image_size)
     history, first = _resume(job, learner)
     job.progress.skip(first * job.images_per_epoch)
-    with BatchLoader(
-        lambda record: job.shards.read(record).image,
-        image_size=job.image_size,
-        config=job.config.loader,
+    with open_loader(
+        job.config, job.shards, image_size=job.image_size, accelerator=job.accelerator
     ) as loader:
         for epoch in range(first, job.config.epochs):
             _seed(job, epoch=epoch)
             row = _run_epoch(job, learner, loader, epoch, history)
             history.append(row)
             _save_state(job, learner, history)
-            job.progress.say(_epoch_line(job, row))
+            job.progress.say(_epoch_line(job, row, loader))
     if job.config.select != "cross":
         finish_fold(job.run, job.fold, kept_epoch(history, job.config), history)
     write_json(job.folder / TRAINED, {"epochs": job.config.epochs})
+
+
+def open_loader(
+    config: TrainConfig, shards: ShardSet, *, image_size: int, accelerator: Accelerator
+) -> BatchLoader:
+    """The loader of the pictures of `shards` at the training size.
+
+    It takes numbers beyond the last record too: a record drawn again (`training_batches`).
+    """
+    pictures = open_pictures(
+        shards, image_size=image_size, config=config.loader, cache=Path(config.cache)
+    )
+    return BatchLoader(
+        image_size=image_size,
+        config=config.loader,
+        pictures=lambda record, out: pictures(record % len(shards), out),
+        allocate=_pinned if accelerator.device.type == "cuda" else None,
+    )
+
+
+def _pinned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Memory that copies to CUDA don't wait for; torch lends it again when they are done."""
+    pinned: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+    return pinned
 
 
 def _seed(job: FoldJob, *, epoch: int) -> None:
@@ -145,16 +182,24 @@ def _seed(job: FoldJob, *, epoch: int) -> None:
     torch.manual_seed(int(key[0]))
 
 
-def _learner(job: FoldJob) -> Learner:
-    objective = build_objective(job.config.objective)
-    model = build_model(job.config.model, outputs=objective.outputs, image_size=job.image_size)
-    model = job.accelerator.prepare_model(model)
-    mean, std = normalisation_tensors(normalisation(job.config.model), job.accelerator.device)
+def build_learner(
+    config: TrainConfig, accelerator: Accelerator, *, image_size: int, pretrained: bool = True
+) -> Learner:
+    """The model that a fold starts from, and what trains it; `pretrained=False` loads no weights.
+
+    Raises ValueError where the model cannot be built.
+    """
+    objective = build_objective(config.objective)
+    model = build_model(
+        config.model, outputs=objective.outputs, pretrained=pretrained, image_size=image_size
+    )
+    model = accelerator.prepare_model(model)
+    mean, std = normalisation_tensors(normalisation(config.model), accelerator.device)
     return Learner(
         model=model,
         objective=objective,
-        optimizer=build_optimizer(model, job.config.optimizer),
-        accelerator=job.accelerator,
+        optimizer=build_optimizer(model, config.optimizer),
+        accelerator=accelerator,
         mean=mean,
         std=std,
     )
@@ -203,19 +248,24 @@ def _run_epoch(
     def done(count: int) -> None:
         job.progress.advance(count, description=description)
 
+    evaluation = job.evaluation_plan()
+    if evaluation:
+        loader.announce(evaluation)
     figures = train_epoch(
         learner,
         loader,
         plan=plan,
-        labels=job.labels,
-        drawing=Drawing(augmentation=job.augmentation, seed=job.config.seed, epoch=epoch),
+        labels=job.labels_of(plan),
+        drawing=job.drawing(epoch),
         learning_rate=rate,
         done=done,
     )
     row = _history_row(epoch, figures)
-    evaluation = job.evaluation_plan()
     if evaluation:
+        if epoch + 1 < job.config.epochs:
+            loader.announce(job.plan(epoch + 1), loader_drawing(job.drawing(epoch + 1)))
         predictions = evaluate(learner, loader, plan=evaluation, labels=job.labels, done=done)
+        row["unscored"] = sum(map(len, evaluation)) - len(predictions.records)
         row |= _scores(job, predictions)
         _keep(job, learner, row, history, predictions)
     elif epoch + 1 == job.config.epochs:
@@ -231,6 +281,8 @@ def _history_row(epoch: int, figures: EpochFigures) -> dict[str, Any]:
         "seconds": round(figures.seconds, 3),
         "images_per_second": round(figures.images / figures.seconds, 2),
         "data_wait": round(figures.data_wait, 4),
+        "skipped": figures.skipped,
+        "unscored": 0,
         **dict.fromkeys(SCORES),
     }
 
@@ -263,7 +315,7 @@ def _keep(
     else:
         return
     save_weights(folder / WEIGHTS, learner.model)
-    write_predictions(folder / PREDICTIONS, job, predictions)
+    write_predictions(folder / PREDICTIONS, job.shards, fold=job.fold, predictions=predictions)
 
 
 def kept_epoch(history: list[dict[str, Any]], config: TrainConfig) -> int:
@@ -290,16 +342,16 @@ def best_epoch(curve: list[float]) -> int:
     return int(np.argmax(curve)) + 1
 
 
-def write_predictions(path: Path, job: FoldJob, predictions: Predictions) -> None:
-    """Write `predictions.csv` of a fold's held-out records."""
-    table = job.shards.table.iloc[predictions.records]
+def write_predictions(path: Path, shards: ShardSet, *, fold: int, predictions: Predictions) -> None:
+    """Write a fold's predictions of records of `shards` as CSV."""
+    table = shards.table.iloc[predictions.records]
     rows = []
     for place, (name, patient, label) in enumerate(
         zip(table["name"], table["patient"], table["label"], strict=True)
     ):
         chances = predictions.probabilities[place]
         rows.append(
-            {"name": name, "patient": patient, "fold": job.fold, "label": label}
+            {"name": name, "patient": patient, "fold": fold, "label": label}
             | {"score": f"{predictions.scores[place]:.7g}"}
             | {f"p{grade}": f"{chance:.7g}" for grade, chance in enumerate(chances)}
         )
@@ -329,16 +381,35 @@ def finish_fold(run: RunFolder, fold: int, epoch: int, history: list[dict[str, A
     predictions = folder / PREDICTIONS
     records = len(predictions.read_text().splitlines()) - 1 if predictions.is_file() else 0
     scores = {name: row[name] for name in SCORES}
-    write_json(folder / SCORES_FILE, {**scores, "epoch": epoch, "records": records})
+    skipped = int(row.get("unscored") or 0)
+    known = {"epoch": epoch, "records": records, "skipped": skipped}
+    write_json(folder / SCORES_FILE, {**scores, **known})
     (folder / CHECKPOINT).unlink(missing_ok=True)
     shutil.rmtree(folder / EPOCHS, ignore_errors=True)
 
 
-def _epoch_line(job: FoldJob, row: dict[str, Any]) -> str:
+def _epoch_line(job: FoldJob, row: dict[str, Any], loader: BatchLoader) -> str:
     head = f"fold {job.fold} epoch {row['epoch']}/{job.config.epochs}"
     line = f"{head}: train loss {row['train_loss']:.4f}"
     if row["loss"] is not None:
         qwk = "undefined" if row["qwk"] is None else f"{row['qwk']:.4f}"
         line += f", loss {row['loss']:.4f}, qwk {qwk}, accuracy {row['accuracy']:.4f}"
     line += f" | lr {row['learning_rate']:.3g}, {row['images_per_second']:.0f} images/s"
-    return f"{line}, {row['data_wait']:.0%} waiting for data, {job.progress.left()}"
+    line += f", {row['data_wait']:.0%} waiting for data{_advice(job, row, loader)}"
+    left_out = row["skipped"] + row["unscored"]
+    if left_out:
+        line += f", {left_out} unreadable records left out ({row['unscored']} of them unscored)"
+    return f"{line}, {job.progress.left()}"
+
+
+def _advice(job: FoldJob, row: dict[str, Any], loader: BatchLoader) -> str:
+    if row["data_wait"] <= NOTABLE_WAIT:
+        return ""
+    changes = advice(
+        job.config.loader,
+        loader.resources,
+        image_size=job.image_size,
+        shard_size=job.shards.image_size,
+        transforms=0 if job.augmentation.on_device else len(job.config.augment.transforms),
+    )
+    return f" (try {changes})"

@@ -2,18 +2,33 @@
 
 import dataclasses
 import re
+from fractions import Fraction
 from typing import Any
 
 from dr.config import OPERATIONAL_KEYS, TrainConfig
 from dr.digests import digest_of
+from dr.shards.naming import source_names
 
 SCHEMA_VERSION = 1
 
 
 def scientific_settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings that decide the result, as dotted keys."""
-    flat = _flatten(dataclasses.asdict(config), "")
+    """The settings that decide the result, as dotted keys; `source_weights` as each one's share."""
+    plain = dataclasses.replace(config, source_weights=None)
+    flat = _flatten(dataclasses.asdict(plain), "")
+    del flat["source_weights"]
+    weights = source_weights(config)
+    if weights is not None:
+        exact = [Fraction(weight) for weight in weights]
+        flat["source_weights"] = [str(weight / sum(exact)) for weight in exact]
     return {key: value for key, value in flat.items() if not _is_operational(key)}
+
+
+def source_weights(config: TrainConfig) -> tuple[float, ...] | None:
+    """The weight of each of several `shards`, in their order; None where their sizes decide."""
+    if isinstance(config.source_weights, dict):
+        return tuple(config.source_weights[name] for name in source_names(config.shards))
+    return None if config.source_weights is None else tuple(config.source_weights)
 
 
 def _is_operational(key: str) -> bool:

@@ -14,12 +14,16 @@ from dr.config import TrainConfig
 from dr.files import make_writable_folder, write_csv, write_json, write_whole
 from dr.loading.split import Split
 from dr.scoring.metrics import score_predictions, summarize, to_json
+from dr.urls import mask_values
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RESULT = "result.json"
-PREDICTION_COLUMNS = ("name", "patient", "fold", "label", "score", "p0", "p1", "p2", "p3", "p4")
+CHANCES = ["p0", "p1", "p2", "p3", "p4"]
+PREDICTIONS = "predictions.csv"
+PREDICTION_COLUMNS = ("name", "patient", "fold", "label", "score", *CHANCES)
+TEST_SCORES = "test_scores.json"
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,14 @@ def write_start(
     """Write what is known before training: config, environment, folds, an incomplete result."""
     if (run.path / RESULT).is_file():
         return
-    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(
+        mask_values(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True
+    )
     write_json(run.path / "environment.json", environment)
     columns = table[["name", "patient", "label"]].assign(fold=split.fold_of)
-    names = ("name", "patient", "label", "fold")
+    if "sources" in data:
+        columns["source"] = table["source"]
+    names = [str(column) for column in columns]
     rows = [dict(zip(names, row, strict=True)) for row in columns.itertuples(index=False)]
     write_csv(run.path / "folds.csv", names, rows)
     write_whole(run.path / "config.yaml", text)
@@ -142,7 +150,10 @@ def update_result(run: RunFolder) -> dict[str, Any]:
         }
         result["folds"] = {str(fold): entry for fold, entry in scores.items()}
         result["complete"] = set(scores) == set(result["planned_folds"])
+        result["skipped"] = sum(entry.get("skipped", 0) for entry in scores.values())
         result |= _summary(run, scores)
+        if "test" in result:
+            result["test"]["folds"] = _test_folds(run, result)
         write_json(run.path / RESULT, result)
         return result
 
@@ -155,23 +166,69 @@ def _summary(run: RunFolder, scores: Mapping[int, Mapping[str, Any]]) -> dict[st
         fold: {key: float("nan") if value is None else value for key, value in entry.items()}
         for fold, entry in scored.items()
     }
-    mean, sd = summarize(numbers)
-    return {"mean": to_json(mean), "sd": to_json(sd), "pooled": _pooled(run, scored)}
-
-
-def _pooled(run: RunFolder, scored: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     import pandas as pd
 
-    frames = [pd.read_csv(run.fold(fold) / "predictions.csv") for fold in sorted(scored)]
-    table = pd.concat(frames)
-    pooled = score_predictions(
-        labels=table["label"].to_numpy(),
-        probabilities=table[["p0", "p1", "p2", "p3", "p4"]].to_numpy(),
-        losses=None,
+    mean, sd = summarize(numbers)
+    summary = {"mean": to_json(mean), "sd": to_json(sd)}
+    table = pd.concat([read_predictions(run.fold(fold) / PREDICTIONS) for fold in sorted(scored)])
+    return {**summary, "pooled": _pooled(table, scored), **_by_source(run, table)}
+
+
+def read_predictions(path: Path) -> "pd.DataFrame":
+    """A table of `PREDICTION_COLUMNS`; names and patients are text."""
+    import pandas as pd
+
+    return pd.read_csv(path, dtype={"name": str, "patient": str}, na_filter=False)
+
+
+def _scores_of(table: "pd.DataFrame") -> dict[str, float]:
+    return score_predictions(
+        labels=table["label"].to_numpy(), probabilities=table[CHANCES].to_numpy(), losses=None
     )
+
+
+def _pooled(table: "pd.DataFrame", scored: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    pooled = _scores_of(table)
     records = sum(entry["records"] for entry in scored.values())
     losses = [entry["loss"] for entry in scored.values()]
     if None not in losses:
         weighted = sum(entry["loss"] * entry["records"] for entry in scored.values())
         pooled["loss"] = weighted / records
     return {**to_json(pooled), "records": records}
+
+
+def _by_source(run: RunFolder, table: "pd.DataFrame") -> dict[str, Any]:
+    """The pooled out-of-fold scores of each source, where the run has several."""
+    import pandas as pd
+
+    sources = run.result()["data"].get("sources")
+    if sources is None:
+        return {}
+    folds = pd.read_csv(run.path / "folds.csv", dtype=str, na_filter=False)
+    source_of = dict(zip(folds["name"], folds["source"], strict=True))
+    parts = dict(list(table.groupby(table["name"].map(source_of))))
+    names = [source["name"] for source in sources if source["name"] in parts]
+    return {"sources": {name: _source_scores(parts[name]) for name in names}}
+
+
+def _source_scores(table: "pd.DataFrame") -> dict[str, Any]:
+    scores = _scores_of(table)
+    del scores["loss"]
+    return {**to_json(scores), "records": len(table)}
+
+
+def outside_scores(folder: Path, *, digest: str) -> dict[str, Any] | None:
+    """A fold's scores on the test set of a digest, None where it has none."""
+    path = folder / TEST_SCORES
+    if not path.is_file():
+        return None
+    scores: dict[str, Any] = json.loads(path.read_text())
+    return scores if scores.pop("digest") == digest else None
+
+
+def _test_folds(run: RunFolder, result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    digest = result["test"]["digest"]
+    found = {
+        fold: outside_scores(run.fold(fold), digest=digest) for fold in result["planned_folds"]
+    }
+    return [{"fold": fold, **scores} for fold, scores in found.items() if scores is not None]

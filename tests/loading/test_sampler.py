@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dr.loading.sampler import evaluation_batches, training_batches
+from dr.loading.sampler import Mixture, evaluation_batches, source_counts, training_batches
 
 RECORDS = st.sets(st.integers(0, 10_000), min_size=1, max_size=200).map(
     lambda found: np.array(list(found), dtype=np.int64)
@@ -73,3 +73,112 @@ def test_evaluation_takes_every_record_once_in_order(records: np.ndarray, size: 
 
 def test_nothing_to_evaluate_is_no_batch() -> None:
     assert evaluation_batches(np.arange(0), batch_size=4) == []
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> tuple[np.ndarray, Mixture]:
+    """Some records of two to four sources, and weights that leave none of an epoch out."""
+    sizes = draw(st.lists(st.integers(1, 40), min_size=2, max_size=4))
+    weights = draw(
+        st.lists(st.floats(1, 8), min_size=len(sizes), max_size=len(sizes))
+        | st.lists(st.integers(1, 8), min_size=len(sizes), max_size=len(sizes))
+    )
+    source_of = np.repeat(np.arange(len(sizes)), sizes)
+    taken = draw(st.lists(st.booleans(), min_size=len(source_of), max_size=len(source_of)))
+    records = np.flatnonzero(np.array(taken) | (np.diff(source_of, prepend=-1) > 0))
+    return records, Mixture(source_of, tuple(weights))
+
+
+def mixed(
+    drawn: tuple[np.ndarray, Mixture], *, size: int, seed: int, epochs: range
+) -> list[np.ndarray]:
+    records, mixture = drawn
+    found = [
+        training_batches(records, batch_size=size, seed=seed, epoch=epoch, mixture=mixture)
+        for epoch in epochs
+    ]
+    assert all({len(batch) for batch in batches} == {size} for batches in found)
+    draws = [np.concatenate(batches) for batches in found]
+    assert all(len(np.unique(numbers)) == len(numbers) for numbers in draws)
+    return [numbers % len(mixture.source_of) for numbers in draws]
+
+
+def can_fill(drawn: tuple[np.ndarray, Mixture], size: int) -> bool:
+    length = len(drawn[0]) // size * size
+    shares = length * np.array(drawn[1].weights) / sum(drawn[1].weights)
+    return bool(length and (shares >= 1).all())
+
+
+@given(mixtures(), st.integers(1, 7), st.integers(0, 99), st.integers(0, 50))
+def test_each_source_gives_its_share_of_an_epoch_within_one_record(
+    drawn: tuple[np.ndarray, Mixture], size: int, seed: int, epoch: int
+) -> None:
+    assume(can_fill(drawn, size))
+    (order,) = mixed(drawn, size=size, seed=seed, epochs=range(epoch, epoch + 1))
+    records, mixture = drawn
+    assert len(order) == len(records) // size * size
+    assert np.isin(order, records).all()
+    given_ = np.bincount(mixture.source_of[order], minlength=len(mixture.weights))
+    shares = len(order) * np.array(mixture.weights) / sum(mixture.weights)
+    assert (np.abs(given_ - shares) < 1 + 1e-9).all()
+    assert given_.tolist() == source_counts(records, mixture, len(order))
+
+
+@given(mixtures(), st.integers(1, 7), st.integers(0, 99), st.integers(0, 9))
+def test_no_record_of_a_source_comes_again_before_all_came_once(
+    drawn: tuple[np.ndarray, Mixture], size: int, seed: int, first: int
+) -> None:
+    assume(can_fill(drawn, size))
+    records, mixture = drawn
+    stream = np.concatenate(mixed(drawn, size=size, seed=seed, epochs=range(first + 4)))
+    for source in range(len(mixture.weights)):
+        own = records[mixture.source_of[records] == source]
+        came = stream[mixture.source_of[stream] == source]
+        for start in range(0, len(came), len(own)):
+            cycle = came[start : start + len(own)]
+            assert len(np.unique(cycle)) == len(cycle)
+            assert len(cycle) < len(own) or np.array_equal(np.sort(cycle), own)
+
+
+@given(mixtures(), st.integers(0, 99), st.integers(0, 9), st.data())
+def test_a_mixed_epoch_is_a_function_of_seed_and_epoch(
+    drawn: tuple[np.ndarray, Mixture], seed: int, epoch: int, data: st.DataObject
+) -> None:
+    assume(can_fill(drawn, 1))
+    records, mixture = drawn
+    (order,) = mixed(drawn, size=1, seed=seed, epochs=range(epoch, epoch + 1))
+    shuffled = np.array(data.draw(st.permutations(records.tolist())))
+    (again,) = mixed((shuffled, mixture), size=1, seed=seed, epochs=range(epoch, epoch + 1))
+    assert np.array_equal(order, again)
+
+
+def test_sources_are_shuffled_among_one_another_and_orders_differ() -> None:
+    mixture = Mixture(np.repeat([0, 1], 50), (1.0, 3.0))
+    orders = mixed((np.arange(100), mixture), size=10, seed=0, epochs=range(6))
+    assert len({tuple(order.tolist()) for order in orders}) == 6
+    halves = [np.bincount(mixture.source_of[order[:50]], minlength=2)[1] for order in orders]
+    assert all(25 < half < 50 for half in halves)
+
+
+def test_a_record_that_comes_again_in_an_epoch_has_a_number_of_its_own() -> None:
+    records, mixture = np.arange(1, 9), Mixture(np.array([0] * 8 + [1]), (1.0, 3.0))
+    order = training_batches(records, batch_size=8, seed=0, epoch=3, mixture=mixture)[0]
+    again = order[order % 9 == 8]
+    assert again.tolist() == [8 + 9 * time for time in range(6)]
+
+
+def test_without_a_mixture_the_plan_is_a_plain_permutation() -> None:
+    records = np.arange(3, 60, 2)
+    plain = np.concatenate(training_batches(records, batch_size=4, seed=5, epoch=2))
+    expected = np.random.default_rng((5, 2)).permutation(records)
+    assert np.array_equal(plain, expected[:28])
+
+
+def test_a_source_of_weight_0_is_left_out_and_one_that_would_be_is_refused() -> None:
+    source_of, records = np.repeat([0, 1], 5), np.arange(10)
+    (order,) = mixed((records, Mixture(source_of, (0, 2))), size=5, seed=0, epochs=range(1))
+    assert sorted(order) == sorted([*range(5, 10)] * 2)
+    with pytest.raises(ValueError, match=r"source number 1 would give 0 of an epoch's 10"):
+        source_counts(records, Mixture(source_of, (1, 1000)), 10)
+    with pytest.raises(ValueError, match=r"source number 2 .*holds 0 that one fold trains on"):
+        source_counts(records[:5], Mixture(source_of, (1, 1)), 4)

@@ -122,6 +122,47 @@ def test_optimistic_scores_are_marked_and_explained(width):
     assert "*" not in render_table(compare(runs[:1]), width=width)
 
 
+def header_of(table: str) -> list[str]:
+    return [text.strip() for text in table.splitlines()[0].split("  ") if text.strip()]
+
+
+def test_sources_have_columns_only_where_some_run_has_several():
+    one = summary("one", qwk=0.5)
+    two = summary("two", qwk=0.6, sources={"eyepacs": {"qwk": 0.61}, "aptos": {"qwk": 0.72}})
+    assert not [text for text in header_of(render_table(compare([one]))) if "eyepacs" in text]
+    table = render_table(compare([one, two]))
+    before = ["run", "pooled QWK", "mean ± sd"]
+    assert header_of(table)[:5] == [*before, "QWK eyepacs", "QWK aptos"]
+    assert lines_with(table, "two")[0].split()[4:7] == ["0.0100", "0.6100", "0.7200"]
+    assert lines_with(table, "one")[0].split()[4:7] == ["0.0100", "-", "-"]
+    for width in (60, 85):
+        narrow = render_table(compare([one, two]), width=width)
+        assert "QWK by source" in narrow
+        assert "eyepacs 0.61 aptos 0.72" in narrow
+        assert max(map(cell_len, narrow.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [None, 60, 90])
+def test_the_test_score_is_named_as_such_and_never_marked_optimistic(width):
+    tested = summary("b", qwk=0.5, test={"qwk": 0.4321}, test_name="aptos 0a1b", optimistic=True)
+    waiting = summary("a", qwk=0.6, test_name="aptos 0a1b")
+    table = render_table(compare([waiting, tested]), width=width)
+    assert "test QWK" in table.partition("0.4321")[0]
+    assert "0.4321" in table
+    assert "0.4321*" not in table
+    assert "that it never trained on: aptos 0a1b" in " ".join(table.split())
+    assert [run.name for run in compare([tested, waiting]).rows] == ["a", "b"]
+    assert "test QWK" not in render_table(compare([waiting]), width=width)
+
+
+def test_different_test_sets_are_named_as_not_comparable():
+    one = summary("one", test={"qwk": 0.4}, test_name="aptos 0a1b")
+    two = summary("two", test={"qwk": 0.5}, test_name="messidor 9f9f")
+    notes = compare([one, two]).notes
+    assert "Not comparable: these runs have different test sets." in notes
+    assert {"test QWK on aptos 0a1b: one", "test QWK on messidor 9f9f: two"} <= set(notes)
+
+
 def test_runs_on_different_folds_or_data_are_named_as_not_comparable():
     first, same = summary("first"), summary("same")
     folds = summary("folds", folds_digest="0123456789")

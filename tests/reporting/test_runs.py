@@ -129,3 +129,30 @@ def test_fold_columns_leave_the_planned_folds_open(make_run):
     (folder / "result.json").unlink()
     assert read_run(folder).planned_folds == ()
     assert yaml.safe_load((folder / "config.yaml").read_text())["fold_column"] == "site"
+
+
+def test_sources_and_the_test_set_read_back(make_run):
+    scores = {"qwk": 0.5, "accuracy": None, "records": 30}
+    test = {"name": "aptos", "digest": "0123456789", "folds": [], "ensemble": {"qwk": 0.4}}
+    run = read_run(make_run("several", result={"sources": {"a": scores}, "test": test}))
+    assert run.sources["a"]["qwk"] == 0.5
+    assert math.isnan(run.sources["a"]["accuracy"])
+    assert (run.test, run.test_name) == ({"qwk": 0.4}, "aptos 01234567")
+    waiting = read_run(make_run("waiting", result={"test": test | {"ensemble": None}}))
+    assert (waiting.test, waiting.test_name, waiting.sources) == (None, "aptos 01234567", {})
+    plain = read_run(make_run("plain"))
+    assert (plain.test, plain.test_name) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"sources": []}, "sources is [], not a mapping"),
+        ({"sources": {"a": {}}}, "sources.a has no qwk"),
+        ({"test": {"ensemble": None}}, "test.name is None, not a text"),
+        ({"test": {"name": "a", "digest": "b", "ensemble": {}}}, "test.ensemble has no qwk"),
+    ],
+)
+def test_sources_and_test_sets_of_another_form_are_unreadable(make_run, change, problem):
+    run = read_run(make_run("odd", result=change))
+    assert (run.state, run.problem) == ("unreadable", f"result.json: {problem}")

@@ -27,6 +27,7 @@ BASE = identity()
     [
         "augment=none",
         "augment.transforms=[{name: HorizontalFlip, p: 0.4}]",
+        "augment.where=device",
         "model=effnet_b0",
         "model.weights=none",
         "model.drop_rate=0.21",
@@ -79,6 +80,8 @@ def test_data_size_precision_and_layout_make_another_run(change: dict[str, Any])
         "accel.channels_last=true",
         "image_size=32",
         "shards=/moved",
+        "test=/elsewhere",
+        "source_weights=null",
         "data=eyepacs",
         "preparation=seed",
         "on_error=skip",
