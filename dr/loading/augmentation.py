@@ -2,24 +2,35 @@
 
 albumentations' own `Compose` hands every transform the same random stream, so that two flips at
 p=0.5 fall together or not at all; here every transform of every record has a stream of its own.
+Each draws its parameters by its own code; neighbours that flip, turn or warp are then applied as
+one warp, so that a picture is resampled once.
 """
 
 import copy
-import difflib
-import importlib
-import inspect
-import os
-import random
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dr.config import AugmentConfig
+from dr.loading.transforms import build_transform, draw, set_streams
+from dr.loading.warps import (
+    Fold,
+    Image,
+    Matrix,
+    Sampling,
+    Single,
+    Warper,
+    is_geometric,
+    matrix_of,
+    sampling_of,
+    stages_of,
+)
 
-Image = NDArray[np.uint8]
+T = TypeVar("T")
 
 
 class Augmentation:
@@ -27,40 +38,75 @@ class Augmentation:
 
     A call depends on its arguments alone: not on the thread, the process, or earlier calls. An
     instance may be shared by threads (each builds transforms of its own) and pickled.
+    `on_device` says that `draw` is meant to be used, and the pictures warped in batches.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
         """Check and build the transforms.
 
         Raises:
-            ValueError: a name is no albumentations transform of a single image, or an argument
-                is unknown to it or out of range.
+            ValueError: a name is no albumentations transform of a single image, an argument is
+                unknown to it or out of range, or it cannot run where `augment.where` says.
         """
         self._settings: list[dict[str, Any]] = copy.deepcopy(list(config.transforms))
         self._own = threading.local()
-        self._transforms()
+        self.on_device = config.where == "device"
+        for number, transform in enumerate(self._workshop().transforms):
+            reason = _bound_to_workers(transform) if self.on_device else None
+            if reason is not None:
+                fix = f"cannot run on the device ({reason}); set augment.where=workers"
+                raise ValueError(f"{self._key(number)}: {fix}")
 
-    def __call__(self, image: Image, *, seed: int, epoch: int, record: int) -> Image:
+    def __call__(
+        self, image: Image, *, seed: int, epoch: int, record: int, out: Image | None = None
+    ) -> Image:
         """Augment uint8 `[H, W, 3]`; the result has the same shape and type.
 
-        `image` itself is never written to; without transforms it is returned as it is. `seed`,
-        `epoch` and `record` are integers of at least 0.
+        The result lies in `out` where it is given, which may be `image`; otherwise `image` is
+        never written to, and returned itself where nothing changes it. `seed`, `epoch` and
+        `record` are integers of at least 0.
 
         Raises:
             ValueError: a transform fails, or changes the shape or type.
         """
-        transforms = self._transforms()
-        if not transforms:
-            return image
-        streams = np.random.SeedSequence((seed, epoch, record)).generate_state(
-            2 * len(transforms), np.uint64
-        )
+        own = self._workshop()
+        set_streams(own.transforms, (seed, epoch, record))
         augmented = image
-        for number, transform in enumerate(transforms):
-            first, second = streams[2 * number : 2 * number + 2].tolist()
-            transform.set_random_state(np.random.default_rng(first), random.Random(second))
-            augmented = self._applied(number, augmented)
-        return augmented
+        for stage in own.stages:
+            if isinstance(stage, Single):
+                augmented = self._applied(own, stage.number, augmented)
+            else:
+                matrix = self._matrix(own, stage, image.shape)
+                augmented = own.warper(augmented, matrix, stage.sampling, out)
+        if out is None or augmented is out:
+            return augmented
+        np.copyto(out, augmented)
+        return out
+
+    def draw(self, size: int, *, seed: int, epoch: int, record: int) -> list[NDArray[np.float64]]:
+        """What a call would do to a picture of `size` x `size` pixels, an array a stage.
+
+        A warp's map `[3, 3]` (see `dr.loading.warps`), or alpha and beta `[2]` of brightness and
+        contrast, which make alpha x + beta of the gray value x. Only for transforms that
+        `augment.where=device` accepts.
+        """
+        own = self._workshop()
+        set_streams(own.transforms, (seed, epoch, record))
+        shape = (size, size, 3)
+        return [
+            self._tone(own, stage, shape)
+            if isinstance(stage, Single)
+            else self._matrix(own, stage, shape)
+            for stage in own.stages
+        ]
+
+    @property
+    def samplings(self) -> list[Sampling | None]:
+        """For each array of `draw`, how its warp samples; None for brightness and contrast."""
+        return [
+            None if isinstance(stage, Single) else stage.sampling or Sampling()
+            for stage in self._workshop().stages
+        ]
 
     def check(self, image_size: int) -> None:
         """Try every transform, whatever its probability, on a black image of that side.
@@ -69,73 +115,91 @@ class Augmentation:
             ValueError: a transform fails, or changes the shape or type.
         """
         image = np.zeros((image_size, image_size, 3), np.uint8)
-        for number, transform in enumerate(self._transforms()):
-            transform.set_random_state(np.random.default_rng(0), random.Random(0))
-            self._applied(number, image, force_apply=True)
+        own = self._workshop()
+        set_streams(own.transforms, (0, 0, 0))
+        for number in range(len(own.transforms)):
+            self._applied(own, number, image, force_apply=True)
 
     def __getstate__(self) -> dict[str, Any]:
         """The settings alone: transforms are built anew where it is unpickled."""
-        return {"_settings": self._settings}
+        return {"_settings": self._settings, "on_device": self.on_device}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         """As after construction; the transforms are built at first use."""
-        self._settings = state["_settings"]
+        self.__dict__.update(state)
         self._own = threading.local()
 
-    def _transforms(self) -> Sequence[Any]:
-        if not hasattr(self._own, "transforms"):
-            self._own.transforms = [
-                _build(number, settings) for number, settings in enumerate(self._settings)
+    def _workshop(self) -> "_Workshop":
+        if not hasattr(self._own, "workshop"):
+            transforms = [
+                build_transform(settings, key=f"augment.transforms[{number}]")
+                for number, settings in enumerate(self._settings)
             ]
-        transforms: Sequence[Any] = self._own.transforms
-        return transforms
+            self._own.workshop = _Workshop(transforms, stages_of(transforms), Warper())
+        workshop: _Workshop = self._own.workshop
+        return workshop
 
-    def _applied(self, number: int, image: Image, *, force_apply: bool = False) -> Image:
-        key = f"augment.transforms[{number}].name={self._settings[number]['name']!r}"
-        transform = self._own.transforms[number]
-        try:
-            result = transform(image=image, force_apply=force_apply)["image"]
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{key}: fails on a {image.shape} image ({reason})") from error
+    def _key(self, number: int) -> str:
+        return f"augment.transforms[{number}].name={self._settings[number]['name']!r}"
+
+    def _matrix(self, own: "_Workshop", fold: Fold, shape: tuple[int, ...]) -> Matrix:
+        matrix: Matrix = np.eye(3)
+        for number in fold.numbers:
+            step = self._named(number, shape, _map_drawn, own.transforms[number], shape)
+            matrix = matrix if step is None else step @ matrix
+        return matrix
+
+    def _tone(
+        self, own: "_Workshop", single: Single, shape: tuple[int, ...]
+    ) -> NDArray[np.float64]:
+        drawn = self._named(single.number, shape, draw, own.transforms[single.number], shape)
+        return np.array([1.0, 0.0] if drawn is None else [drawn["alpha"], drawn["beta"]])
+
+    def _applied(
+        self, own: "_Workshop", number: int, image: Image, *, force_apply: bool = False
+    ) -> Image:
+        def apply() -> Any:
+            return own.transforms[number](image=image, force_apply=force_apply)["image"]
+
+        result = self._named(number, image.shape, apply)
         if getattr(result, "shape", None) != image.shape or result.dtype != np.uint8:
             found = f"{getattr(result, 'dtype', type(result))} {getattr(result, 'shape', '')}"
             fix = "take one that keeps size and type"
-            raise ValueError(f"{key}: makes {found} of uint8 {image.shape}; {fix}")
+            raise ValueError(f"{self._key(number)}: makes {found} of uint8 {image.shape}; {fix}")
         return result  # type: ignore[no-any-return]
 
-
-def _build(number: int, settings: Mapping[str, Any]) -> Any:
-    key, arguments = f"augment.transforms[{number}]", dict(settings)
-    kind = _class(arguments.pop("name"), key)
-    try:
-        transform = kind(**arguments, strict=True)
-    except (ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{key}.name={kind.__name__!r}: {reason}") from error
-    if transform.targets_as_params:
-        needs = ", ".join(transform.targets_as_params)
-        raise ValueError(f"{key}.name={kind.__name__!r}: needs {needs} beside the image; drop it")
-    return transform
+    def _named(
+        self, number: int, shape: tuple[int, ...], step: Callable[..., T], *arguments: Any
+    ) -> T:
+        """`step(*arguments)`, its errors naming the transform."""
+        try:
+            return step(*arguments)
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{self._key(number)}: fails on a {shape} image ({reason})") from error
 
 
-def _class(name: str, key: str) -> Any:
-    albumentations = _albumentations()
-    bases = (albumentations.DualTransform, albumentations.ImageOnlyTransform)
-    found = {
-        known: kind
-        for known, kind in inspect.getmembers(albumentations, inspect.isclass)
-        if issubclass(kind, bases)
-        and not issubclass(kind, albumentations.Transform3D)
-        and kind not in bases
-    }
-    if name not in found:
-        close = difflib.get_close_matches(name, found, n=3) or ["HorizontalFlip", "Affine"]
-        hint = f"albumentations has no such transform of an image; it has {', '.join(close)}"
-        raise ValueError(f"{key}.name={name!r}: {hint}")
-    return found[name]
+@dataclass(frozen=True)
+class _Workshop:
+    """What a thread augments with."""
+
+    transforms: Sequence[Any]
+    stages: Sequence[Fold | Single]
+    warper: Warper
 
 
-def _albumentations() -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    return importlib.import_module("albumentations")
+def _map_drawn(transform: Any, shape: tuple[int, ...]) -> Matrix | None:
+    drawn = draw(transform, shape)
+    return None if drawn is None else matrix_of(transform, drawn)
+
+
+def _bound_to_workers(transform: Any) -> str | None:
+    """Why a transform cannot run on the device; None where it can."""
+    if is_geometric(transform):
+        sampling = sampling_of(transform)
+        if sampling is None or sampling.on_device:
+            return None
+        return "it warps with interpolation 1 and border_mode 0, 1, 2 or 4 only"
+    if type(transform).__name__ != "RandomBrightnessContrast":
+        return "which flips, turns, warps and changes brightness and contrast only"
+    return None if transform.brightness_by_max else "which needs brightness_by_max=true"

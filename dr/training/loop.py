@@ -12,6 +12,7 @@ from torch import nn
 
 from dr.accel.base import Accelerator
 from dr.loading.batches import Batch, BatchLoader, Drawing
+from dr.loading.device_warp import augment_batch
 from dr.modeling.backbones import Normalisation
 from dr.modeling.objectives import Objective
 from dr.training.optimizers import set_learning_rate
@@ -28,12 +29,25 @@ class Learner:
     mean: torch.Tensor
     std: torch.Tensor
 
-    def logits(self, batch: Batch) -> torch.Tensor:
-        """`[B, outputs]` for a batch of uint8 pictures."""
-        pictures = self.accelerator.pictures(torch.from_numpy(batch.images))
+    def logits(self, batch: Batch, drawing: Drawing | None = None) -> torch.Tensor:
+        """`[B, outputs]` for a batch of uint8 pictures, augmented here where `drawing` is given."""
+        pictures = self.inputs(batch, drawing)
         with self.accelerator.autocast():
-            logits: torch.Tensor = self.model((pictures - self.mean) / self.std)
+            logits: torch.Tensor = self.model(pictures)
         return logits
+
+    def inputs(self, batch: Batch, drawing: Drawing | None = None) -> torch.Tensor:
+        """Normalised pictures `[B, 3, S, S]` on the device, augmented where `drawing` is given."""
+        pictures = self.accelerator.pictures(torch.from_numpy(batch.images))
+        if drawing is not None:
+            pictures = augment_batch(
+                pictures,
+                drawing.augmentation,
+                records=batch.records,
+                seed=drawing.seed,
+                epoch=drawing.epoch,
+            )
+        return pictures.sub_(self.mean).div_(self.std)
 
 
 def normalisation_tensors(
@@ -47,10 +61,14 @@ def normalisation_tensors(
 
 @dataclass(frozen=True, kw_only=True)
 class EpochFigures:
-    """Mean training loss, pictures, seconds, and the share of them spent waiting for data."""
+    """Mean training loss, pictures, seconds, and the share of them spent waiting for data.
+
+    `skipped` counts the records that were to come and could not be read.
+    """
 
     loss: float
     images: int
+    skipped: int
     seconds: float
     data_wait: float
     learning_rate: float
@@ -82,6 +100,11 @@ class _Waiting:
             yield batch
 
 
+def loader_drawing(drawing: Drawing) -> Drawing | None:
+    """What the loader draws of an epoch; None where the device augments."""
+    return None if drawing.augmentation.on_device else drawing
+
+
 def train_epoch(
     learner: Learner,
     loader: BatchLoader,
@@ -100,15 +123,18 @@ def train_epoch(
     started = time.perf_counter()
     waiting = _Waiting()
     total = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
-    for step, batch in enumerate(waiting.over(loader.batches(plan, drawing))):
+    here = drawing if drawing.augmentation.on_device else None
+    seen = 0
+    for step, batch in enumerate(waiting.over(loader.batches(plan, loader_drawing(drawing)))):
         rate = learning_rate(step)
         set_learning_rate(learner.optimizer, rate)
         target = torch.from_numpy(labels[batch.records]).to(learner.accelerator.device)
-        loss = learner.objective.loss(learner.logits(batch), target).mean()
+        loss = learner.objective.loss(learner.logits(batch, here), target).mean()
         learner.accelerator.backward_and_step(loss, learner.optimizer)
         total += loss.detach().double()
+        seen += len(batch.records)
         done(len(batch.records))
-    mean = float(learner.accelerator.reduce(total)) / len(plan)
+    mean = float(learner.accelerator.reduce(total)) / (step + 1)
     if not math.isfinite(mean):
         raise ValueError(
             f"the training loss became {mean} in epoch {drawing.epoch + 1}; lower "
@@ -117,7 +143,8 @@ def train_epoch(
     seconds = time.perf_counter() - started
     return EpochFigures(
         loss=mean,
-        images=sum(len(records) for records in plan),
+        images=seen,
+        skipped=sum(len(records) for records in plan) - seen,
         seconds=seconds,
         data_wait=min(1.0, waiting.seconds / seconds),
         learning_rate=rate,
@@ -133,10 +160,12 @@ def evaluate(
     labels: NDArray[np.int64],
     done: Callable[[int], None],
 ) -> Predictions:
-    """Predictions for every record of `plan`, each once, and their losses."""
+    """Predictions for every record of `plan` that can be read, each once, and their losses."""
     learner.model.eval()
     parts: list[tuple[torch.Tensor, ...]] = []
+    records: list[NDArray[np.int64]] = []
     for batch in loader.batches(plan):
+        records.append(batch.records)
         target = torch.from_numpy(labels[batch.records]).to(learner.accelerator.device)
         logits = learner.logits(batch)
         loss = learner.objective.loss(logits, target)
@@ -148,5 +177,8 @@ def evaluate(
         for tensors in zip(*parts, strict=True)
     ]
     return Predictions(
-        records=np.concatenate(plan), scores=joined[0], probabilities=joined[1], losses=joined[2]
+        records=np.concatenate(records),
+        scores=joined[0],
+        probabilities=joined[1],
+        losses=joined[2],
     )

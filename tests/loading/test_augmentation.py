@@ -54,15 +54,14 @@ def test_two_flips_fall_independently() -> None:
 
 
 def test_the_same_transform_twice_is_drawn_twice() -> None:
-    turns = build([{"name": "Rotate", "limit": [-180, 180], "p": 1.0}] * 2)
-    angles = []
-    image = np.zeros((8, 8, 3), np.uint8)
+    turn = {"name": "Rotate", "limit": [-180, 180], "p": 1.0}
+    turns = build([turn, {"name": "RandomBrightnessContrast"}, turn])
+    cosines = []
     for record in range(50):
-        turns(image, seed=0, epoch=0, record=record)
-        applied = [one.get_applied_params()["matrix"][0, 0] for one in turns._transforms()]
-        angles.append(applied)
-    assert abs(np.corrcoef(np.array(angles).T)[0, 1]) < 0.5
-    assert len(np.unique(angles)) == 100
+        first, _, second = turns.draw(8, seed=0, epoch=0, record=record)
+        cosines.append((first[0, 0], second[0, 0]))
+    assert abs(np.corrcoef(np.array(cosines).T)[0, 1]) < 0.5
+    assert len(np.unique(cosines)) == 100
 
 
 def test_a_draw_depends_on_its_key_alone(fundus: Augmentation, image: np.ndarray) -> None:
@@ -82,11 +81,26 @@ def test_a_draw_depends_on_its_key_alone(fundus: Augmentation, image: np.ndarray
 
 def test_threads_share_no_transforms(fundus: Augmentation) -> None:
     other: list[Any] = []
-    thread = threading.Thread(target=lambda: other.extend(fundus._transforms()))
+    thread = threading.Thread(target=lambda: other.extend(fundus._workshop().transforms))
     thread.start()
     thread.join()
     assert len(other) == len(FUNDUS)
-    assert not {id(one) for one in other} & {id(one) for one in fundus._transforms()}
+    assert not {id(one) for one in other} & {id(one) for one in fundus._workshop().transforms}
+
+
+def test_draws_are_the_same_with_pixels_and_without() -> None:
+    """`draw` then albumentations' own arithmetic, beside a call."""
+    transforms = [{**FUNDUS[1], "p": 0.5}, {"name": "RandomBrightnessContrast", "p": 0.5}]
+    augmentation = build(transforms)
+    picture = np.full((16, 16, 3), 200, np.uint8)
+    seen = set()
+    for record in range(40):
+        matrix, (alpha, beta) = augmentation.draw(16, seed=4, epoch=1, record=record)
+        found = augmentation(picture, seed=4, epoch=1, record=record)
+        assert found[8, 8, 0] == int(np.clip(np.float32(200) * alpha + beta, 0, 255))
+        assert (found[0, 0, 0] == found[8, 8, 0]) == np.array_equal(matrix, np.eye(3))
+        seen.add((np.array_equal(matrix, np.eye(3)), alpha == 1 and beta == 0))
+    assert len(seen) == 4
 
 
 def test_a_pickled_copy_draws_the_same(fundus: Augmentation, image: np.ndarray) -> None:
@@ -135,6 +149,8 @@ def test_later_changes_of_the_config_do_not_matter(image: np.ndarray) -> None:
         ({"name": "HorizontalFlip", "prob": 3}, "HorizontalFlip.*'prob'"),
         ({"name": "Rotate", "border_mode": "reflect"}, "Rotate.*border_mode"),
         ({"name": "Rotate", "p": 3}, "Rotate.*less than or equal to 1"),
+        ({"name": "RandomRotate90", "p": 3}, "RandomRotate90.*less than or equal to 1"),
+        ({"name": "RandomRotate90", "limit": 3}, "RandomRotate90.*'limit'"),
         ({"name": "RandomCrop"}, "RandomCrop.*height"),
         ({"name": "MaskDropout"}, "MaskDropout.*needs mask"),
     ],
@@ -169,3 +185,34 @@ def test_a_check_of_sound_transforms_passes_and_leaves_the_draws(
     before = fundus(image, seed=0, epoch=0, record=1)
     fundus.check(24)
     np.testing.assert_array_equal(fundus(image, seed=0, epoch=0, record=1), before)
+
+
+def test_transforms_without_a_strict_mode_can_be_built(image: np.ndarray) -> None:
+    turned = build([{"name": "RandomRotate90"}, {"name": "MedianBlur", "p": 0}])
+    found = {turned(image, seed=0, epoch=0, record=record).tobytes() for record in range(40)}
+    assert found == {np.rot90(image, turns).tobytes() for turns in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("transform", "words"),
+    [
+        ({"name": "GaussNoise"}, "GaussNoise.*flips, turns, warps"),
+        ({"name": "Rotate", "interpolation": 2}, "Rotate.*interpolation 1"),
+        ({"name": "Affine", "border_mode": 3}, "Affine.*border_mode 0, 1, 2 or 4"),
+        ({"name": "Affine", "fit_output": True}, "Affine.*flips, turns, warps"),
+        (
+            {"name": "RandomBrightnessContrast", "brightness_by_max": False},
+            "RandomBrightnessContrast.*brightness_by_max",
+        ),
+    ],
+)
+def test_what_cannot_run_on_the_device_is_named(transform: dict[str, Any], words: str) -> None:
+    settings = AugmentConfig(transforms=[FLIPS[0], transform], where="device")
+    with pytest.raises(ValueError, match=rf"transforms\[1\].*{words}.*augment.where=workers"):
+        Augmentation(settings)
+    assert not build([FLIPS[0], transform]).on_device
+
+
+def test_a_pickled_copy_runs_where_the_original_does() -> None:
+    augmentation = Augmentation(AugmentConfig(transforms=FLIPS, where="device"))
+    assert pickle.loads(pickle.dumps(augmentation)).on_device

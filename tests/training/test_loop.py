@@ -118,3 +118,32 @@ def test_a_loss_that_is_not_finite_is_refused(loader: BatchLoader) -> None:
             learning_rate=lambda _: 0.1,
             done=lambda _: None,
         )
+
+
+def test_augmentation_reaches_training_once_wherever_it_runs() -> None:
+    """A flip of pictures with one bright half changes the loss, alike in either place."""
+    halves = np.zeros((8, 8, 3), np.uint8)
+    halves[:, :4] = 255
+    data = cv2.imencode(".jpg", halves, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    losses = {}
+    for where in ("workers", "device"):
+        for chance in (0, 1):
+            transforms = [{"name": "HorizontalFlip", "p": chance}]
+            augmentation = Augmentation(AugmentConfig(transforms=transforms, where=where))
+            own = learner()
+            own.model[1].p = 0.0
+            config = LoaderConfig(threads=1)
+            with BatchLoader(lambda _: data, image_size=8, config=config) as loader:
+                figures = train_epoch(
+                    own,
+                    loader,
+                    plan=[np.arange(4)],
+                    labels=LABELS,
+                    drawing=Drawing(augmentation=augmentation, seed=0, epoch=0),
+                    learning_rate=lambda _: 0.0,
+                    done=lambda _: None,
+                )
+            losses[where, chance] = figures.loss
+    assert losses["workers", 0] == pytest.approx(losses["device", 0], abs=1e-5)
+    assert losses["workers", 1] == pytest.approx(losses["device", 1], abs=1e-5)
+    assert abs(losses["workers", 0] - losses["workers", 1]) > 1e-3
