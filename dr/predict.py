@@ -1,7 +1,6 @@
 """`python -m dr.predict`: grades of photographs by the mean of a run's folds."""
 
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ _log = logging.getLogger(__name__)
 def main(config: PredictConfig) -> None:
     """Grade, write the CSV, and say to stdout what was written."""
     from dr.accel.choice import choose_accelerator
+    from dr.loading.resources import resources_here
     from dr.prediction.folds import grade_source, load_run
     from dr.progress import JobProgress
     from dr.scoring.metrics import grade_of
@@ -31,7 +31,7 @@ def main(config: PredictConfig) -> None:
             run,
             source,
             batch_size=config.batch_size,
-            threads=config.loader.threads or len(os.sched_getaffinity(0)),
+            threads=resources_here().threads(config.loader),
             on_error=config.on_error,
             progress=progress,
         )

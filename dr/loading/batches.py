@@ -1,48 +1,40 @@
 """Batches of decoded, augmented pictures, made ahead of time by threads."""
 
-import os
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 
-import cv2
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
 from dr.config import LoaderConfig
 from dr.loading.augmentation import Augmentation
+from dr.loading.buffers import BufferPool
+from dr.loading.decoding import Jpeg, JpegPictures, Pixels
+from dr.loading.resources import Resources, resources_here, single_threaded_opencv
+from dr.shards.records import CorruptRecord
 
-Pixels = NDArray[np.uint8]
+Records = NDArray[np.int64]
+Plan = Iterable[Records]
+_KEPT = 8
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`images`: uint8 `[B, S, S, 3]`, RGB; `records`: int64 `[B]`, the record numbers."""
+    """`images`: uint8 `[B, S, S, 3]`, RGB; `records`: int64 `[B]`, the record numbers.
+
+    The memory of `images` is used again once neither it nor a view of it (a tensor made from it
+    is one) is held any more.
+    """
 
     images: Pixels
-    records: NDArray[np.int64]
-
-
-def decode_at(jpeg: bytes, *, size: int) -> Pixels:
-    """Decode a prepared JPEG to uint8 `[size, size, 3]`, RGB.
-
-    libjpeg-turbo halves as often as it can, up to three times, without falling below `size` or
-    cutting through a pixel; the rest is resized, by area downwards and linearly upwards. Raises
-    ValueError for bytes that are no JPEG.
-    """
-    height, width, _, _ = simplejpeg.decode_jpeg_header(jpeg)
-    whole = [d for d in (8, 4, 2) if not height % d and not width % d]
-    divisor = next((d for d in whole if min(height, width) // d >= size), 1)
-    image: Pixels = simplejpeg.decode_jpeg(
-        jpeg, colorspace="RGB", min_height=height // divisor, min_factor=divisor
-    )
-    if image.shape[:2] == (size, size):
-        return image
-    method = cv2.INTER_AREA if min(image.shape[:2]) > size else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, (size, size), interpolation=method), dtype=np.uint8)
+    records: Records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,23 +46,87 @@ class Drawing:
     epoch: int
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """A batch that threads are filling; each future gives the places that it left out."""
+
+    batch: Batch
+    futures: Sequence[Future[list[int]]]
+
+    def finished(self) -> Batch:
+        left_out = [place for future in self.futures for place in future.result()]
+        if not left_out:
+            return self.batch
+        kept = np.delete(np.arange(len(self.batch.records)), left_out)
+        return Batch(self.batch.images[kept], self.batch.records[kept])
+
+    def cancel(self) -> None:
+        for future in self.futures:
+            future.cancel()
+
+
+class _Course:
+    """The batches of one plan: those begun, and those still to be.
+
+    `asked` counts the records of the batches begun so far; `limit` is how many may be begun
+    beside the one that is waited for.
+    """
+
+    def __init__(self, plan: Plan, drawing: Drawing | None) -> None:
+        self.plan, self.drawing = plan, drawing
+        self.begun: deque[_Begun] = deque()
+        self.asked = self.limit = 0
+        self._left = iter(plan)
+
+    def next_records(self) -> Records | None:
+        records = next(self._left, None)
+        self.asked += 0 if records is None else len(records)
+        return records
+
+    def cancel(self) -> None:
+        for begun in self.begun:
+            begun.cancel()
+        self.begun.clear()
+
+
 class BatchLoader:
     """Reads, decodes and augments records in threads, some batches ahead of their use.
 
-    `read_jpeg` gives the JPEG bytes of a record number and is called from many threads.
+    Give it the pictures of `dr.loading.decoded_cache`, or the function that reads the JPEG of a
+    record number; either is called from many threads.
     """
 
     def __init__(
-        self, read_jpeg: Callable[[int], bytes], *, image_size: int, config: LoaderConfig
+        self,
+        read_jpeg: Callable[[int], Jpeg] | None = None,
+        *,
+        image_size: int,
+        config: LoaderConfig,
+        pictures: Callable[[int, Pixels], Pixels] | None = None,
+        resources: Resources | None = None,
+        allocate: Callable[[tuple[int, ...]], Pixels] | None = None,
     ) -> None:
-        cores = len(os.sched_getaffinity(0))
-        self._read_jpeg = read_jpeg
+        """One of `read_jpeg` and `pictures` is given.
+
+        `pictures` gives the picture of a record: the array it may fill, uint8 `[S, S, 3]`, or
+        another that is not written to. `allocate` makes uint8 arrays for batches, where their
+        memory must be of a kind (pinned, for CUDA).
+        """
+        if pictures is None:
+            assert read_jpeg is not None
+            pictures = JpegPictures(read_jpeg)
+        self._picture = pictures
         self._size = image_size
-        self._threads = config.threads or cores
-        self._prefetch = config.prefetch
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="loader")
+        self._config = config
+        self.resources = resources or resources_here()
+        self._allocate = allocate or BufferPool(keep=_KEPT).lend
+        self._ahead: _Course | None = None
+        self.threads = self.resources.threads(config)
+        self._pool = ThreadPoolExecutor(self.threads, thread_name_prefix="loader")
+        self._stack = ExitStack()
 
     def __enter__(self) -> "BatchLoader":
+        self._stack.enter_context(single_threaded_opencv())
         return self
 
     def __exit__(
@@ -80,60 +136,101 @@ class BatchLoader:
         trace: TracebackType | None,
     ) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._stack.close()
 
-    def batches(
-        self, plan: Iterable[NDArray[np.int64]], drawing: Drawing | None = None
-    ) -> Iterator[Batch]:
+    def prefetch(self, batch_size: int) -> int:
+        """How many batches of that size are kept ready."""
+        batch_bytes = batch_size * self._size * self._size * 3
+        return self.resources.prefetch(self._config, batch_bytes=batch_bytes)
+
+    def announce(self, plan: Plan, drawing: Drawing | None = None) -> None:
+        """Say which `batches` comes after the present one; its first are made at that one's end."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+        self._ahead = _Course(plan, drawing)
+
+    def batches(self, plan: Plan, drawing: Drawing | None = None) -> Iterator[Batch]:
         """The batches of `plan`, in its order, augmented where `drawing` is given.
 
-        Raises what reading or decoding a record raises.
+        With `loader.on_corrupt=skip` a record that cannot be read is missing in its batch, and a
+        batch of which none is left is passed over. Raises what reading or decoding a record
+        raises, and ValueError where no record of the whole plan could be read.
         """
-        waiting: deque[tuple[Batch, Sequence[Future[None]]]] = deque()
+        course = self._course(plan, drawing)
+        whole = 0
         try:
-            for records in plan:
-                waiting.append(self._begin(records, drawing))
-                if len(waiting) > self._prefetch:
-                    yield _finish(*waiting.popleft())
-            while waiting:
-                yield _finish(*waiting.popleft())
+            while self._begin(course):
+                batch = course.begun.popleft().finished()
+                whole += len(batch.records)
+                if len(batch.records):
+                    yield batch
+                del batch
+            if not whole and course.asked:
+                raise ValueError(f"none of {course.asked} records could be read; see the log")
         finally:
-            for _, futures in waiting:
-                for future in futures:
-                    future.cancel()
+            course.cancel()
 
-    def _begin(
-        self, records: NDArray[np.int64], drawing: Drawing | None
-    ) -> tuple[Batch, Sequence[Future[None]]]:
-        images = np.empty((len(records), self._size, self._size, 3), np.uint8)
-        parts = np.array_split(np.arange(len(records)), min(self._threads, len(records)))
+    def _course(self, plan: Plan, drawing: Drawing | None) -> _Course:
+        ahead = self._ahead
+        if ahead is None or ahead.drawing != drawing or not _same(ahead.plan, plan):
+            return _Course(plan, drawing)
+        self._ahead = None
+        return ahead
+
+    def _begin(self, course: _Course) -> bool:
+        """Begin batches up to the limit; whether there is one to wait for."""
+        self._begin_some(course, course, taken=0)
+        if self._ahead is not None and course.begun:
+            self._begin_some(self._ahead, course, taken=len(course.begun))
+        return bool(course.begun)
+
+    def _begin_some(self, course: _Course, present: _Course, *, taken: int) -> None:
+        while len(course.begun) + taken <= present.limit:
+            records = course.next_records()
+            if records is None:
+                return
+            present.limit = self.prefetch(len(records))
+            course.begun.append(self._begun(records, course.drawing))
+
+    def _begun(self, records: Records, drawing: Drawing | None) -> _Begun:
+        images = self._allocate((len(records), self._size, self._size, 3))
+        parts = np.array_split(np.arange(len(records)), max(1, min(self.threads, len(records))))
         futures = [self._pool.submit(self._fill, images, records, part, drawing) for part in parts]
-        return Batch(images, records), futures
-
-    def _decode(self, record: int) -> Pixels:
-        jpeg = self._read_jpeg(record)
-        try:
-            return decode_at(jpeg, size=self._size)
-        except ValueError as error:
-            raise ValueError(f"record {record}: its JPEG cannot be decoded ({error})") from error
+        return _Begun(Batch(images, records), futures)
 
     def _fill(
-        self,
-        images: Pixels,
-        records: NDArray[np.int64],
-        part: NDArray[np.int64],
-        drawing: Drawing | None,
-    ) -> None:
-        for place in part:
-            record = int(records[place])
-            image = self._decode(record)
-            if drawing is not None:
-                image = drawing.augmentation(
-                    image, seed=drawing.seed, epoch=drawing.epoch, record=record
-                )
-            images[place] = image
+        self, images: Pixels, records: Records, part: Records, drawing: Drawing | None
+    ) -> list[int]:
+        """Make the pictures of some places of a batch; the places that had to be left out."""
+        left_out = []
+        for place in part.tolist():
+            try:
+                self._make(images[place], int(records[place]), drawing)
+            except CorruptRecord as error:
+                if self._config.on_corrupt == "fail":
+                    raise
+                _say_once(f"left out: {error}")
+                left_out.append(place)
+        return left_out
+
+    def _make(self, out: Pixels, record: int, drawing: Drawing | None) -> None:
+        image = self._picture(record, out)
+        if drawing is not None:
+            drawing.augmentation(
+                image, seed=drawing.seed, epoch=drawing.epoch, record=record, out=out
+            )
+        elif image is not out:
+            out[...] = image
 
 
-def _finish(batch: Batch, futures: Sequence[Future[None]]) -> Batch:
-    for future in futures:
-        future.result()
-    return batch
+def _same(one: Plan, other: Plan) -> bool:
+    if one is other:
+        return True
+    if not (isinstance(one, list) and isinstance(other, list) and len(one) == len(other)):
+        return False
+    return all(map(np.array_equal, one, other))
+
+
+@cache
+def _say_once(message: str) -> None:
+    _log.warning("%s", message)

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from dr.accel.base import Accelerator
 from dr.config import PreparationConfig, TrainConfig
 from dr.fundus.preparation import prepare_photograph
-from dr.loading.batches import decode_at
+from dr.loading.decoding import decode_at
 from dr.modeling.backbones import build_model, normalisation
 from dr.modeling.objectives import Objective, build_objective
 from dr.progress import JobProgress
@@ -94,10 +95,7 @@ def load_run(folder: Path, accelerator: Accelerator) -> TrainedRun:
     config = build(TrainConfig, yaml.safe_load((folder / "config.yaml").read_text()))
     prepared = result["data"]
     if prepared["preparation"] is None:
-        raise ValueError(
-            f"run={folder}: its shards came without a manifest, so how their photographs were "
-            "prepared is not known; train from shards made by dr.prepare"
-        )
+        raise ValueError(f"run={folder}: {_why_unknown(prepared)}")
     objective = build_objective(config.objective)
     size = prepared["image_size"]
     models = tuple(
@@ -112,6 +110,18 @@ def load_run(folder: Path, accelerator: Accelerator) -> TrainedRun:
         models=models,
         objective=objective,
         accelerator=accelerator,
+    )
+
+
+def _why_unknown(prepared: dict[str, Any]) -> str:
+    if all(source["preparation"] for source in prepared.get("sources", [prepared])):
+        return (
+            "its sources were prepared in different ways, so how a photograph is to be prepared is "
+            "not known; train from shards that are prepared alike"
+        )
+    return (
+        "its shards came without a manifest, so how their photographs were prepared is not known; "
+        "train from shards made by dr.prepare"
     )
 
 

@@ -14,7 +14,9 @@ from PIL import Image
 
 from dr.config import AugmentConfig, LoaderConfig
 from dr.loading.augmentation import Augmentation
-from dr.loading.batches import BatchLoader, Drawing, decode_at
+from dr.loading.batches import BatchLoader, Drawing
+from dr.loading.decoding import decode_at
+from dr.shards.records import CorruptRecord
 
 COUNT = 12
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -216,3 +218,115 @@ def test_batches_that_nobody_waits_for_are_not_made() -> None:
 def test_an_empty_plan_gives_nothing() -> None:
     with BatchLoader(JPEGS.__getitem__, image_size=32, config=LoaderConfig()) as loader:
         assert list(loader.batches([])) == []
+
+
+def test_a_batch_that_is_held_is_never_written_to_again() -> None:
+    config = LoaderConfig(threads=2, prefetch=2)
+    plan = [np.array([number % COUNT]) for number in range(40)]
+    held: list[tuple[int, NDArray[np.uint8]]] = []
+    addresses = set()
+    with BatchLoader(JPEGS.__getitem__, image_size=32, config=config) as loader:
+        for number, batch in enumerate(loader.batches(plan)):
+            addresses.add(batch.images.__array_interface__["data"][0])
+            if number % 4 == 0:
+                held.append((int(batch.records[0]), batch.images[0, 1:]))
+    for record, view in held:
+        assert np.array_equal(view, decode_at(JPEGS[record], size=32)[1:])
+    assert len(addresses) < 30
+
+
+def test_memory_of_a_kind_can_be_asked_for() -> None:
+    made: list[NDArray[np.uint8]] = []
+
+    def allocate(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        made.append(np.empty(shape, np.uint8))
+        return made[-1]
+
+    config = LoaderConfig(threads=2)
+    with BatchLoader(JPEGS.__getitem__, image_size=32, config=config, allocate=allocate) as loader:
+        batches = list(loader.batches(PLAN))
+    assert [batch.images is own for batch, own in zip(batches, made, strict=True)] == [True] * 4
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_pictures_that_lie_elsewhere_give_the_same_batches(drawn: bool) -> None:
+    stored = np.stack([decode_at(data, size=32) for data in JPEGS])
+    stored.flags.writeable = False
+    drawing = flips() if drawn else None
+    config = LoaderConfig(threads=2)
+    with BatchLoader(
+        image_size=32, config=config, pictures=lambda record, out: stored[record]
+    ) as loader:
+        found = [batch.images for batch in loader.batches(PLAN, drawing)]
+    expected = images_of(1, 1, drawing)
+    assert all(np.array_equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+def some_bad(record: int) -> bytes:
+    if record in (4, 7):
+        raise CorruptRecord(f"train00.tfrec: record {record}, at byte 9: its CRC is wrong")
+    return JPEGS[record][:100] if record == 1 else JPEGS[record]
+
+
+def test_skip_leaves_out_what_cannot_be_read_and_names_it_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = LoaderConfig(threads=2, on_corrupt="skip")
+    with BatchLoader(some_bad, image_size=32, config=config) as loader:
+        batches = [*loader.batches(PLAN), *loader.batches(PLAN)]
+    assert [batch.records.tolist() for batch in batches] == [[3, 11], [0, 2, 5], [10, 3]] * 2
+    for batch in batches:
+        expected = [decode_at(JPEGS[record], size=32) for record in batch.records]
+        assert np.array_equal(batch.images, np.stack(expected))
+    assert caplog.text.count("train00.tfrec: record 4, at byte 9") == 1
+    assert caplog.text.count("record 1: its JPEG cannot be decoded") == 1
+
+
+def test_skip_does_not_hide_a_failing_disk() -> None:
+    def read(record: int) -> bytes:
+        raise OSError("the disk is gone")
+
+    config = LoaderConfig(threads=2, on_corrupt="skip")
+    with (
+        BatchLoader(read, image_size=32, config=config) as loader,
+        pytest.raises(OSError, match="the disk is gone"),
+    ):
+        list(loader.batches(PLAN))
+
+
+def test_a_plan_of_which_nothing_can_be_read_is_an_error() -> None:
+    config = LoaderConfig(threads=2, on_corrupt="skip")
+    with (
+        BatchLoader(some_bad, image_size=32, config=config) as loader,
+        pytest.raises(ValueError, match="none of 3 records could be read"),
+    ):
+        list(loader.batches([np.array([1, 4]), np.array([7])]))
+
+
+def test_announced_batches_are_begun_at_the_end_of_the_present_ones() -> None:
+    read: list[int] = []
+
+    def counted(record: int) -> bytes:
+        read.append(record)
+        return JPEGS[record]
+
+    config = LoaderConfig(threads=1, prefetch=2)
+    first, second = [np.array([0]), np.array([1]), np.array([2])], [np.array([8]), np.array([9])]
+    with BatchLoader(counted, image_size=32, config=config) as loader:
+        loader.announce(second)
+        given = [batch.records.tolist() for batch in loader.batches(first)]
+        given += [batch.records.tolist() for batch in loader.batches([*second])]
+    assert given == [[0], [1], [2], [8], [9]]
+    assert read == [0, 1, 2, 8, 9]
+
+
+def test_an_announcement_that_does_not_come_true_changes_nothing() -> None:
+    config = LoaderConfig(threads=2)
+    with BatchLoader(JPEGS.__getitem__, image_size=32, config=config) as loader:
+        loader.announce([np.array([5, 6])])
+        list(loader.batches(PLAN))
+        drawn = next(loader.batches([np.array([5, 6])], flips()))
+        plain = next(loader.batches([np.array([5, 6])]))
+    expected = np.stack([decode_at(JPEGS[record], size=32) for record in (5, 6)])
+    assert np.array_equal(plain.images, expected)
+    assert not np.array_equal(drawn.images, expected)

@@ -9,7 +9,7 @@ import pytest
 from dr.accel.choice import choose_accelerator
 from dr.compose import compose
 from dr.config import AccelConfig, PredictConfig, TrainConfig
-from dr.loading.batches import decode_at
+from dr.loading.decoding import decode_at
 from dr.predict import main as predict
 from dr.prediction.folds import load_run
 from dr.shards.opening import open_shards
