@@ -27,5 +27,5 @@ def advice(
         if shard_size > image_size:
             changes.append(f"shards of {image_size} px instead of {shard_size}")
     if transforms:
-        changes.append("augment.where=device, or fewer of augment.transforms")
+        changes.append("fewer of augment.transforms (on a GPU, augment.where=device)")
     return " or ".join(changes) or "more cores for each device, or a larger model"

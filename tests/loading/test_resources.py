@@ -97,7 +97,7 @@ def test_opencv_keeps_to_one_thread_until_the_last_loader_ends() -> None:
             LoaderConfig(cache="decoded"),
             512,
             2,
-            "augment.where=device, or fewer of augment.transforms",
+            "fewer of augment.transforms (on a GPU, augment.where=device)",
         ),
         (LoaderConfig(cache="decoded"), 64, 0, "more cores for each device, or a larger model"),
     ],
