@@ -272,7 +272,8 @@ def check_loader(loader: LoaderConfig) -> list[Problem]:
     problems = _at_least("loader.threads", loader.threads, 1)
     problems += _at_least("loader.prefetch", loader.prefetch, 1)
     problems += _one_of("loader.cache", loader.cache, ("none", "decoded"))
-    return problems + _one_of("loader.on_corrupt", loader.on_corrupt, ("fail", "skip"))
+    problems += _one_of("loader.on_corrupt", loader.on_corrupt, ("fail", "skip"))
+    return problems + _one_of("loader.dct", loader.dct, ("exact", "fast"))
 
 
 def check_prepare(config: PrepareConfig) -> list[Problem]:
@@ -440,8 +441,8 @@ def check_inspect(config: InspectConfig) -> list[Problem]:
 
 
 def _check_predict_loader(loader: LoaderConfig) -> list[Problem]:
-    fix = "has no effect on photographs, which are prepared one by one; leave it out"
-    unused = {"prefetch": None, "cache": "none", "on_corrupt": "fail"}
+    fix = "has no effect on photographs, which are prepared as the run's were; leave it out"
+    unused = {"prefetch": None, "cache": "none", "on_corrupt": "fail", "dct": "exact"}
     return [
         Problem(f"loader.{name}", getattr(loader, name), fix)
         for name, without in unused.items()

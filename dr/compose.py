@@ -6,6 +6,7 @@ wrong types are all reported together, each with its key, its value and what to 
 
 import dataclasses
 import difflib
+import faulthandler
 import logging
 import os
 import re
@@ -339,6 +340,7 @@ def run_door(
     Exits with 2 after problems of the configuration, 1 after any other refusal, 130 after an
     interrupt. `HYDRA_FULL_ERROR=1` shows where an error came from.
     """
+    faulthandler.enable(file=2)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:]
     rerun = [text for text in arguments if text.startswith("rerun=") and text != "rerun=null"]

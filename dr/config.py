@@ -16,7 +16,10 @@ OPERATIONAL_KEYS = (
     "preparation",
     "shards",
     "test",
-    "loader",
+    "loader.threads",
+    "loader.prefetch",
+    "loader.cache",
+    "loader.on_corrupt",
     "fold",
     "on_error",
     "workers",
@@ -150,12 +153,14 @@ class LoaderConfig:
 
     `cache`: `none`, or `decoded` (pictures are decoded once, to a memory-mapped file of the
     cache). `on_corrupt`: records that cannot be read `fail` the training, or are left out (`skip`).
+    `dct`: libjpeg-turbo's `exact` transform, or its `fast` one, whose pixels are a little off.
     """
 
     threads: int | None = None
     prefetch: int | None = None
     cache: str = "none"
     on_corrupt: str = "fail"
+    dct: str = "exact"
 
 
 @dataclass(kw_only=True)

@@ -90,6 +90,14 @@ CONTENDERS = (
         options={"keep": True},
     ),
     Contender(name="dr", module="ours", data=None, cores="threads", options={}),
+    Contender(
+        name="dr (fast DCT)",
+        module="ours",
+        data=None,
+        cores="threads",
+        options={"dct": "fast"},
+        fast=True,
+    ),
     *(
         _choosing(name, module, fast=fast)
         for name, module in (("tf.data", "tf_data"), ("DALI", "dali"))

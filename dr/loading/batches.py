@@ -194,16 +194,21 @@ class BatchLoader:
 
     def _begun(self, records: Records, drawing: Drawing | None) -> _Begun:
         images = self._allocate((len(records), self._size, self._size, 3))
-        parts = np.array_split(np.arange(len(records)), max(1, min(self.threads, len(records))))
+        parts = _ranges(len(records), self._parts(len(records)))
         futures = [self._pool.submit(self._fill, images, records, part, drawing) for part in parts]
         return _Begun(Batch(images, records), futures)
 
+    def _parts(self, batch_size: int) -> int:
+        """Parts of a batch: few, as each costs some, but enough that no thread lacks one."""
+        in_flight = self.prefetch(batch_size) + 1
+        return -(-2 * self.threads // in_flight)
+
     def _fill(
-        self, images: Pixels, records: Records, part: Records, drawing: Drawing | None
+        self, images: Pixels, records: Records, part: range, drawing: Drawing | None
     ) -> list[int]:
         """Make the pictures of some places of a batch; the places that had to be left out."""
         left_out = []
-        for place in part.tolist():
+        for place in part:
             try:
                 self._make(images[place], int(records[place]), drawing)
             except CorruptRecord as error:
@@ -221,6 +226,11 @@ class BatchLoader:
             )
         elif image is not out:
             out[...] = image
+
+
+def _ranges(places: int, parts: int) -> list[range]:
+    size = max(1, -(-places // parts))
+    return [range(start, places)[:size] for start in range(0, places, size)]
 
 
 def _same(one: Plan, other: Plan) -> bool:

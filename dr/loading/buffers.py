@@ -3,6 +3,7 @@
 Fresh memory costs a page fault every 4 KiB, which is as much as half of decoding into it.
 """
 
+import math
 import threading
 import weakref
 from typing import Any
@@ -27,7 +28,7 @@ class BufferPool:
 
     def lend(self, shape: tuple[int, ...]) -> Pixels:
         """An array uint8 of that shape, whose values are left from an earlier use."""
-        length = int(np.prod(shape, dtype=np.int64))
+        length = math.prod(shape)
         buffer = self._taken(length)
         loan = _Loan(buffer[:length].reshape(shape))
         weakref.finalize(loan, self._give_back, buffer).atexit = False

@@ -42,14 +42,16 @@ Picture = Callable[[int, Pixels], Pixels]
 class CachePlan:
     """What is cached: `records` pictures of `size` px, and the digest of the shards they are of.
 
-    `picture` decodes a record's picture to the array it is given, and raises CorruptRecord where
-    it cannot; with `skip` such records are left out, else the first ends the building.
+    `picture` decodes a record's picture to the array it is given, by the transform `dct`, and
+    raises CorruptRecord where it cannot; with `skip` such records are left out, else the first ends
+    the building.
     """
 
     digest: str
     records: int
     size: int
     picture: Picture
+    dct: str = "exact"
     skip: bool = False
 
     @property
@@ -58,7 +60,7 @@ class CachePlan:
         import cv2
         import simplejpeg
 
-        decoder = [RECIPE, simplejpeg.__version__, cv2.__version__]
+        decoder = [RECIPE, self.dct, simplejpeg.__version__, cv2.__version__]
         key = digest_of([self.digest, self.records, self.size, decoder])
         return f"{self.size}px-{key[:16]}"
 
@@ -84,7 +86,8 @@ class DecodedCache:
         """Raises ValueError naming what is missing or damaged as a whole."""
         self.folder, self._plan = folder, plan
         self._checksums = _finished_checksums(folder, plan)
-        self._pictures = np.memmap(folder / PICTURES, np.uint8, "r", shape=plan.shape)
+        mapped = np.memmap(folder / PICTURES, np.uint8, "r", shape=plan.shape)
+        self._pictures: Pixels = np.asarray(mapped)
         self._good = np.zeros(plan.records, bool)
 
     def __call__(self, record: int, out: Pixels) -> Pixels:

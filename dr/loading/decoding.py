@@ -18,19 +18,20 @@ RECIPE = 1
 _own = threading.local()
 
 
-def decode_at(jpeg: Jpeg, *, size: int) -> Pixels:
+def decode_at(jpeg: Jpeg, *, size: int, fast_dct: bool = False) -> Pixels:
     """Decode a prepared JPEG to uint8 `[size, size, 3]`, RGB.
 
     libjpeg-turbo halves as often as it can, up to three times, without falling below `size` or
-    cutting through a pixel; the rest is resized, by area downwards and linearly upwards. Raises
-    ValueError for bytes that are no JPEG.
+    cutting through a pixel; the rest is resized, by area downwards and linearly upwards.
+    `fast_dct` takes the faster of its transforms, the less exact one. Raises ValueError for bytes
+    that are no JPEG.
     """
     image: Pixels = np.empty((size, size, 3), np.uint8)
-    decode_into(jpeg, image)
+    decode_into(jpeg, image, fast_dct=fast_dct)
     return image
 
 
-def decode_into(jpeg: Jpeg, out: Pixels) -> None:
+def decode_into(jpeg: Jpeg, out: Pixels, *, fast_dct: bool = False) -> None:
     """Decode as `decode_at` does, to contiguous uint8 `[size, size, 3]`.
 
     Raises ValueError for bytes that are no JPEG; `out` then holds anything.
@@ -43,6 +44,7 @@ def decode_into(jpeg: Jpeg, out: Pixels) -> None:
     image: Pixels = simplejpeg.decode_jpeg(
         jpeg,
         colorspace="RGB",
+        fastdct=fast_dct,
         min_height=shape[0],
         min_factor=divisor,
         buffer=out if shape == out.shape else _scratch(shape),
@@ -72,9 +74,12 @@ class JpegPictures:
         self,
         read_jpeg: Callable[[int], Jpeg],
         spell: Callable[[int], str] = "record {}".format,
+        *,
+        fast_dct: bool = False,
     ) -> None:
         self._read_jpeg = read_jpeg
         self._spell = spell
+        self.fast_dct = fast_dct
 
     def __call__(self, record: int, out: Pixels) -> Pixels:
         """Decode a record to `out`, contiguous uint8 `[size, size, 3]`, and return it.
@@ -83,7 +88,7 @@ class JpegPictures:
         """
         jpeg = self._read_jpeg(record)
         try:
-            decode_into(jpeg, out)
+            decode_into(jpeg, out, fast_dct=self.fast_dct)
         except ValueError as error:
             reason = f"its JPEG cannot be decoded ({error})"
             raise CorruptRecord(f"{self._spell(record)}: {reason}") from error

@@ -23,7 +23,7 @@ def open_pictures(
     With `loader.cache=decoded` the cache is built below `cache` first, where it is not there;
     `done` is told how many pictures were added. Raises as `open_decoded_cache` does.
     """
-    decoded = JpegPictures(shards.read_image, shards.spell)
+    decoded = JpegPictures(shards.read_image, shards.spell, fast_dct=config.dct == "fast")
     if config.cache == "none":
         return decoded
     plan = CachePlan(
@@ -31,6 +31,7 @@ def open_pictures(
         records=len(shards),
         size=image_size,
         picture=decoded,
+        dct=config.dct,
         skip=config.on_corrupt == "skip",
     )
     return open_decoded_cache(cache, plan, threads=resources_here().threads(config), done=done)

@@ -47,7 +47,11 @@ class TrainedRun:
         Raises UnreadablePhotograph.
         """
         prepared = prepare_photograph(data, settings=self.preparation, image_size=self.shard_size)
-        return decode_at(prepared.jpeg, size=self.image_size)
+        return self.pixels(prepared.jpeg)
+
+    def pixels(self, jpeg: bytes) -> Pixels:
+        """A prepared JPEG -> uint8 `[image_size, image_size, 3]`, exactly as in training."""
+        return decode_at(jpeg, size=self.image_size, fast_dct=self.config.loader.dct == "fast")
 
     @torch.no_grad()
     def grade(self, pictures: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -176,7 +180,7 @@ def grade_source(
                 ) from outcome
             unreadable.append((name, str(outcome)))
         else:
-            waiting.append((name, decode_at(outcome.jpeg, size=run.image_size)))
+            waiting.append((name, run.pixels(outcome.jpeg)))
         if len(waiting) == batch_size or row == rows - 1:
             grade_waiting()
         progress.advance(1)

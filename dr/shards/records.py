@@ -14,8 +14,8 @@ FRAME_OVERHEAD = 16
 """Bytes of a frame around its record: the length, its CRC, the record's CRC."""
 
 _MASK = 0xA282EAD8
-_HEADER = 12
-_FOOTER = 4
+_HEADER = struct.Struct("<QI")
+_FOOTER = struct.Struct("<I")
 
 
 @dataclass(frozen=True)
@@ -101,9 +101,9 @@ def frame_length(header: bytes | memoryview) -> int:
 
     Raises CorruptRecord where they are cut off, do not match their CRC, or exceed `MAX_RECORD`.
     """
-    if len(header) < _HEADER:
+    if len(header) < _HEADER.size:
         raise CorruptRecord(f"the frame is cut off after {len(header)} bytes")
-    length, crc = struct.unpack_from("<QI", header)
+    length, crc = _HEADER.unpack_from(header)
     if crc != masked_crc(header[:8]):
         raise CorruptRecord("the CRC of its length does not match")
     if length > MAX_RECORD:
@@ -118,16 +118,17 @@ def open_frame(frame: bytes | memoryview) -> memoryview:
     Raises CorruptRecord saying what does not fit.
     """
     view = memoryview(frame)
-    length = frame_length(view[:_HEADER])
-    found = len(frame) - _HEADER - _FOOTER
+    length = frame_length(view[: _HEADER.size])
+    example = view[_HEADER.size : _HEADER.size + length]
+    end = view[_HEADER.size + length :]
+    if len(end) == _FOOTER.size and _FOOTER.unpack(end)[0] == masked_crc(example):
+        return example
+    found = max(0, len(view) - FRAME_OVERHEAD)
     if found < length:
-        raise CorruptRecord(f"the frame is cut off: {max(0, found)} of {length} bytes are there")
+        raise CorruptRecord(f"the frame is cut off: {found} of {length} bytes are there")
     if found > length:
         raise CorruptRecord(f"it says {length} bytes, and {found} are there")
-    example = view[_HEADER : _HEADER + length]
-    if struct.unpack_from("<I", frame, _HEADER + length)[0] != masked_crc(example):
-        raise CorruptRecord("the CRC of its data does not match")
-    return example
+    raise CorruptRecord("the CRC of its data does not match")
 
 
 def decode_example(example: bytes | memoryview) -> Record:

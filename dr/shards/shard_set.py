@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dr.shards.index import keep_index, scan_frames
 from dr.shards.manifest import Manifest
-from dr.shards.quick import image_and_name
+from dr.shards.quick import MappedFile, image_and_name
 from dr.shards.records import CorruptRecord, Record, decode_example, open_frame
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ class ShardSet:
     _open: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
     _scanned: set[int] = field(init=False, default_factory=set, repr=False)
+    _maps: dict[int, MappedFile] = field(init=False, default_factory=dict, repr=False)
 
     @property
     def place(self) -> str:
@@ -90,15 +91,21 @@ class ShardSet:
         Raises as `read` does.
         """
         place = self._place(record)
-        frame = self._frame_of(record, place)
+        fetched = None if self.fetch is None else self._frame_of(record, place)
         try:
+            frame = self._mapped(place) if fetched is None else fetched
             found = image_and_name(open_frame(frame))
             if found is not None:
                 self._check_name(record, found[1])
                 return found[0]
-        except CorruptRecord:
+        except (ValueError, OSError):
             pass  # `read` mends what can be mended, and says what cannot.
         return self.read(record).image
+
+    def _mapped(self, place: _Place) -> memoryview:
+        if place.shard not in self._maps:
+            self._maps[place.shard] = MappedFile(self._descriptor(place.shard))
+        return self._maps[place.shard].part(place.offset, place.length)
 
     def _place(self, record: int) -> _Place:
         return _Place(int(self.shard[record]), int(self.offset[record]), int(self.length[record]))
@@ -123,7 +130,7 @@ class ShardSet:
     def _frame(self, place: _Place) -> bytes:
         if self.fetch is None:
             return os.pread(self._descriptor(place.shard), place.length, place.offset)
-        # A shard that the cache drops must not live on in a descriptor, so none is kept.
+        # A shard that the cache drops must not live on in a descriptor or map, so none is kept.
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):
                 descriptor = os.open(self.path(place.shard), os.O_RDONLY)
@@ -189,10 +196,11 @@ class ShardSet:
                 if process == os.getpid():
                     os.close(descriptor)
             self._open.clear()
+            self._maps.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in self.__dict__.items() if name != "_names"}
-        return {**kept, "_open": {}, "_lock": None, "_scanned": set()}
+        return {**kept, "_open": {}, "_lock": None, "_scanned": set(), "_maps": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({**state, "_lock": threading.Lock()})

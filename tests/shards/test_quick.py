@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dr.shards.opening import open_shards
-from dr.shards.quick import image_and_name
+from dr.shards.quick import MappedFile, image_and_name
 from dr.shards.records import CorruptRecord, Record, decode_example, encode_example
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -83,3 +83,12 @@ def test_a_closed_set_opens_its_files_again(tiny_shards: Path) -> None:
     before = bytes(shards.read_image(0))
     shards.close()
     assert bytes(shards.read_image(0)) == before
+
+
+def test_a_part_ends_where_the_file_ends(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"0123456789")
+    with (tmp_path / "f").open("rb") as file:
+        mapped = MappedFile(file.fileno())
+    assert bytes(mapped.part(2, 3)) == b"234"
+    assert bytes(mapped.part(8, 9)) == b"89"
+    assert bytes(mapped.part(20, 9)) == b""
