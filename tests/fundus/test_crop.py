@@ -1,5 +1,6 @@
 """The field of view: where it is found, how little moves it, and how it becomes a square."""
 
+import os
 from pathlib import Path
 
 import cv2
@@ -24,7 +25,7 @@ from dr.fundus.crop import (
 )
 from dr.fundus.decode import decode_photograph, read_header
 
-DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+DATA = Path(os.environ.get("DR_PHOTOGRAPHS", "photographs"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no photographs in {DATA}")
 
 

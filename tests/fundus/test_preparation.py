@@ -1,6 +1,7 @@
 """Preparation: the seed's steps to the bit, and what the default promises."""
 
 import io
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from dr.fundus.decode import Header, UnreadablePhotograph, decode_photograph
 from dr.fundus.preparation import encode_jpeg, prepare_image, prepare_photograph
 from dr.fundus.synthetic import draw_photograph
 
-DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+DATA = Path(os.environ.get("DR_PHOTOGRAPHS", "photographs"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no photographs in {DATA}")
 
 SEED = PreparationConfig(

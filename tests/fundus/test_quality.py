@@ -1,5 +1,6 @@
 """Quality figures on pictures whose values are known, and flags on real photographs."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from dr.fundus.quality import (
 )
 from dr.fundus.synthetic import draw_photograph
 
-DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+DATA = Path(os.environ.get("DR_PHOTOGRAPHS", "photographs"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no photographs in {DATA}")
 PLAIN = PreparationConfig(filter="none")
 GOOD = Quality(100.0, 0.9, 0.7)

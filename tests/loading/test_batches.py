@@ -1,6 +1,7 @@
 """Batches: the same pixels in the same order, however many threads make them."""
 
 import io
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from dr.loading.decoding import decode_at
 from dr.shards.records import CorruptRecord
 
 COUNT = 12
-DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+DATA = Path(os.environ.get("DR_PHOTOGRAPHS", "photographs"))
 
 
 def picture(seed: int, height: int = 64, width: int = 64) -> NDArray[np.uint8]:

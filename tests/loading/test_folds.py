@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from dr.loading.folds import assign_folds, check_patients_apart, given_folds
 
-TABLE = (
-    Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "eyepacs_trainLabels_full.csv"
-)
+TABLE = Path(os.environ.get("DR_PHOTOGRAPHS", "photographs")) / "eyepacs_trainLabels_full.csv"
 
 
 def counts(folds: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -100,7 +99,7 @@ def test_one_fold_holds_nothing_out() -> None:
     assert found.tolist() == [-1, -1, -1]
 
 
-@pytest.mark.skipif(not TABLE.is_file(), reason="needs the EyePACS labels in ../shared/data")
+@pytest.mark.skipif(not TABLE.is_file(), reason="needs the EyePACS labels in DR_PHOTOGRAPHS")
 def test_all_of_eyepacs_is_even_to_a_few_photographs() -> None:
     table = pd.read_csv(TABLE)
     patients, labels = table["image"].str.split("_").str[0].tolist(), table["level"].to_numpy()

@@ -1,5 +1,6 @@
 """Label sources: what each kind gives, and every way in which one can be wrong."""
 
+import os
 import pickle
 import re
 import sys
@@ -25,7 +26,7 @@ from dr.shards.labels import (
     read_photograph_folder,
 )
 
-DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+DATA = Path(os.environ.get("DR_PHOTOGRAPHS", "photographs"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no photographs in {DATA}")
 ROWS = ("10_left,0", "10_right,1", "9_right,4")
 
