@@ -9,7 +9,7 @@ from dr.checks import check_inspect
 from dr.compose import run_door
 from dr.config import GRADES, InspectConfig
 from dr.shards.naming import source_names
-from dr.urls import is_url
+from dr.urls import is_url, masked
 
 if TYPE_CHECKING:
     from dr.shards.verification import Verification
@@ -32,7 +32,7 @@ def main(config: InspectConfig) -> None:
     folder = _local_folder(config)
     with JobProgress(count_records(folder), description="verifying") as progress:
         found = verify_shards(folder, threads=config.workers, progress=progress.advance)
-    print("\n".join(_summary(found)))
+    print("\n".join(_summary(found, place=str(config.shards))))
     for problem in found.problems[:SHOWN]:
         print(f"wrong: {problem}")
     if found.wrong > SHOWN:
@@ -73,16 +73,17 @@ def _draw(found: "Verification", config: InspectConfig, sheet: Path) -> None:
     draw_contact_sheet([found.records[number] for number in chosen], sheet)
 
 
-def _summary(found: "Verification") -> list[str]:
+def _summary(found: "Verification", *, place: str) -> list[str]:
     patients = len({record.patient for record in found.records})
     lines = [
-        f"{found.folder}: {len(found.records):,} records of {patients:,} patients in "
-        f"{found.shards} shards, {found.bytes / 1e6:,.1f} MB, {_sizes(found)}"
+        f"{masked(place)}: {len(found.records):,} records of {patients:,} patients in "
+        f"{found.shards} shard{'s' * (found.shards != 1)}, {found.bytes / 1e6:,.1f} MB, "
+        f"{_sizes(found)}"
     ]
     lines += _histogram(Counter(record.label for record in found.records))
     flags = Counter(flag for record in found.records for flag in record.flags.split())
     lines += [f"{flag}: {count:,}" for flag, count in sorted(flags.items())]
-    return lines + _origin(found) + [f"note: {note}" for note in found.notes]
+    return lines + _copies(found) + _origin(found) + [f"note: {note}" for note in found.notes]
 
 
 def _sizes(found: "Verification") -> str:
@@ -99,6 +100,14 @@ def _histogram(counts: "Counter[int]") -> list[str]:
         f"{'#' * round(_BAR * counts[label] / most)}".rstrip()
         for label in labels
     ]
+
+
+def _copies(found: "Verification") -> list[str]:
+    counts = {} if found.manifest is None else found.manifest.duplicates
+    if not counts:
+        return []
+    pairs = counts["bytes"] + counts["picture"]
+    return [f"copies among different patients: {pairs:,}, see duplicates.csv"]
 
 
 def _origin(found: "Verification") -> list[str]:

@@ -16,7 +16,7 @@ def main(config: PrepareConfig) -> None:
     counts = ", ".join(f"grade {grade}: {n}" for grade, n in enumerate(made.label_counts))
     print(
         f"{config.shards}: {made.records} records of {made.image_size} px in "
-        f"{len(made.shards)} shards ({counts})"
+        f"{len(made.shards)} shard{'s' * (len(made.shards) != 1)} ({counts})"
     )
     for flag, count in made.flagged.items():
         print(f"{flag}: {count} kept, see the column flags in {config.shards}/records.csv")

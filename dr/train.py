@@ -34,6 +34,8 @@ def describe(folder: str, result: dict[str, Any]) -> str:
         for name, scores in result.get("sources", {}).items()
     ]
     lines += _test_lines(result.get("test"))
+    if result.get("skipped"):
+        lines.append(f"  {result['skipped']} records could not be read and are not scored")
     if star:
         lines.append("  * epoch picked on the fold it is scored on: optimistic")
     if not result["complete"]:
@@ -52,7 +54,8 @@ def _scores(scores: dict[str, Any], star: str = "") -> str:
 def _test_lines(test: dict[str, Any] | None) -> list[str]:
     if test is None:
         return []
-    lines = [f"  test set {test['name']}, never trained on:"]
+    shared = f", {test['shared']} of its records seem to be among those trained on: too good"
+    lines = [f"  test set {test['name']}{shared if test.get('shared') else ''}:"]
     lines += [f"    fold {scores['fold']}: {_scores(scores)}" for scores in test["folds"]]
     if test["ensemble"] is not None:
         lines.append(f"    mean of all folds: {_scores(test['ensemble'])}")

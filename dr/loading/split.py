@@ -59,6 +59,8 @@ def split_records(
         units, unit_sources = patients, sources
         if group_duplicates and links:
             units, unit_sources = _grouped(patients, links, sources)
+            together = len({patient for pair in links for patient in pair})
+            _log.info("group_duplicates=true: %d patients with copies stay together", together)
         fold_of = assign_folds(
             labels=table["label"].to_numpy(),
             patients=units,
@@ -128,8 +130,9 @@ def _parted(
 def _say_parted(
     parted: Sequence[tuple[str, str]], *, fold_column: str | None, group_duplicates: bool
 ) -> None:
-    shown = ", ".join(f"{one} and {other}" for one, other in parted[:_SHOWN])
-    more = ", ..." if len(parted) > _SHOWN else ""
+    pairs = list(dict.fromkeys(parted))
+    shown = ", ".join(f"{one} and {other}" for one, other in pairs[:_SHOWN])
+    more = ", ..." if len(pairs) > _SHOWN else ""
     fix = "group_duplicates=true keeps them in one fold"
     if fold_column is not None:
         fix = f"give such patients one fold in the column {fold_column}"

@@ -25,6 +25,7 @@ _NARROWEST_STATE = 24
 _GAP = 2
 _SPACE = " " * _GAP
 _OPTIMISTIC = "* epoch picked on the fold it is scored on: optimistic"
+_SHARED = "! its records seem to be among those trained on, all or some: too good"
 _NOISE = (
     "A difference between runs of a single seed each shows nothing by itself: another seed alone "
     "moves QWK by about 0.01, and by far more on little data or few epochs."
@@ -117,6 +118,8 @@ def _notes(rows: Sequence[RunSummary]) -> list[str]:
     if any(run.optimistic for run in scored):
         notes.append(_OPTIMISTIC)
     notes += _incomparable(scored) + _tests(rows)
+    if any(run.test is not None and run.test_shared for run in rows):
+        notes.append(_SHARED)
     if len(scored) > 1:
         notes.append(_NOISE)
     return notes
@@ -147,7 +150,7 @@ def _tests(rows: Sequence[RunSummary]) -> list[str]:
     names = dict.fromkeys(run.test_name for run in rows if run.test is not None)
     if not names:
         return []
-    what = "test QWK: all folds of a run together on a set that it never trained on: "
+    what = "test QWK: all folds of a run together on an outside set: "
     if len(names) == 1:
         return [_printable(f"{what}{next(iter(names))}")]
     lines = ["Not comparable: these runs have different test sets."]
@@ -332,8 +335,12 @@ def _state(run: RunSummary) -> str:
     if run.state == "unreadable":
         return _printable(f"unreadable: {run.problem}")
     if run.state == "unfinished" and run.planned_folds:
-        return f"{len(run.folds)} of {len(run.planned_folds)} folds"
-    return run.state
+        return f"{len(run.folds)} of {len(run.planned_folds)} folds{_left_out(run)}"
+    return f"{run.state}{_left_out(run)}"
+
+
+def _left_out(run: RunSummary) -> str:
+    return f", {run.skipped} unreadable records left out" if run.skipped else ""
 
 
 def _pooled(run: RunSummary) -> str:
@@ -361,9 +368,9 @@ def _by_source(run: RunSummary) -> str:
 
 
 def _test(run: RunSummary) -> str:
-    # No mark: the epoch was not picked on the test set.
+    # No star: the epoch was not picked on the test set.
     qwk = math.nan if run.test is None else run.test["qwk"]
-    return "-" if math.isnan(qwk) else f"{qwk:.4f}"
+    return "-" if math.isnan(qwk) else f"{qwk:.4f}{'!' if run.test_shared else ''}"
 
 
 def _fold(run: RunSummary, *, fold: int, digits: int) -> str:

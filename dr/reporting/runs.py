@@ -26,8 +26,10 @@ class RunSummary:
     `data`: the data's name and a short digest, once the run has a result. `folds` holds each
     finished fold's scores; `mean`, `sd` and `pooled` (out-of-fold) sum them up, `sources` each
     of several sources; `test` are those of all folds together on the outside test set `test_name`
-    (its name and a short digest); an undefined score is `nan`. `problem` says why a run is
-    `unreadable`. `folds_digest` names the folds' contents, whatever the order of their rows.
+    (its name and a short digest), of which `test_shared` records seem to be among those trained on;
+    an undefined score is `nan`. `skipped` counts the records that could not be read and so were
+    not scored. `problem` says why a run is `unreadable`. `folds_digest` names the folds' contents,
+    whatever the order of their rows.
     """
 
     folder: Path
@@ -43,6 +45,8 @@ class RunSummary:
     sources: dict[str, Scores] = field(default_factory=dict)
     test: Scores | None = None
     test_name: str | None = None
+    test_shared: int = 0
+    skipped: int = 0
     data_digest: str | None = None
     folds_digest: str | None = None
     problem: str | None = None
@@ -136,11 +140,12 @@ def _with_result(run: RunSummary) -> RunSummary:
         settings=run.settings | {"data": f"{name} {short}"},
         folds=result.folds(),
         planned_folds=result.planned_folds(),
-        mean=result.scores("mean"),
-        sd=result.scores("sd"),
+        mean=result.summary("mean"),
+        sd=result.summary("sd"),
         pooled=result.pooled(),
         optimistic=result.flag("optimistic"),
         sources=result.sources(),
+        skipped=result.count("skipped"),
         **result.test(),
         data_digest=digest,
     )
@@ -193,6 +198,14 @@ class _Result:
                 raise ValueError(f"result.json: {inner.key}{name} is {found!r}, not a number")
         return from_json(inner.document)
 
+    def summary(self, key: str) -> Scores:
+        """Scores by name; none where no fold is scored."""
+        return {} if self.document.get(key) is None else self.scores(key)
+
+    def count(self, key: str) -> int:
+        """A number of records, 0 where the key is not there."""
+        return int(self.value(key, int, "a number")) if key in self.document else 0
+
     def scores_with_qwk(self, key: str) -> Scores:
         scores = self.scores(key)
         if "qwk" not in scores:
@@ -220,7 +233,7 @@ class _Result:
         return {name: sources.scores_with_qwk(name) for name in sources.document}
 
     def test(self) -> dict[str, Any]:
-        """`test` and `test_name`, as far as the run has them."""
+        """`test`, `test_name` and `test_shared`, as far as the run has them."""
         if "test" not in self.document:
             return {}
         test = self.mapping("test")
@@ -228,6 +241,7 @@ class _Result:
         return {
             "test": None if ensemble is None else test.scores_with_qwk("ensemble"),
             "test_name": f"{test.text('name')} {test.text('digest')[:8]}",
+            "test_shared": test.count("shared"),
         }
 
     def pooled(self) -> Scores | None:

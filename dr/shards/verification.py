@@ -17,7 +17,7 @@ from dr.config import GRADES
 from dr.digests import digest_of_file
 from dr.fundus.decode import UnreadablePhotograph, decode_photograph, read_header
 from dr.shards.index import index_path, named_starts, stored_index
-from dr.shards.manifest import DUPLICATES, RECORDS, SIGNATURES, Manifest, read_manifest
+from dr.shards.manifest import DUPLICATES, MANIFEST, RECORDS, SIGNATURES, Manifest, read_manifest
 from dr.shards.opening import check_manifest, describe, read_table
 from dr.shards.packing import shard_files
 from dr.shards.records import (
@@ -138,6 +138,8 @@ def verify_shards(
     if manifest is not None:
         check_manifest(folder, manifest)
     found = Verification(folder=folder, manifest=manifest)
+    if manifest is None:
+        _compare_lost_manifest(found)
     table = None if manifest is None else _table(found, manifest)
     shards = _shards(folder, manifest)
     if not shards:
@@ -152,6 +154,13 @@ def verify_shards(
     if manifest is not None and table is not None:
         _compare_counts(found, manifest, table)
     return found
+
+
+def _compare_lost_manifest(found: Verification) -> None:
+    """Tables that only a preparation leaves tell that there was a manifest."""
+    left = [name for name in (RECORDS, SIGNATURES, DUPLICATES) if (found.folder / name).is_file()]
+    if left and not (found.folder / ".preparing.json").exists():
+        found.add(f"{found.folder / MANIFEST}: is missing, though {left[0]} is there")
 
 
 def _shards(folder: Path, manifest: Manifest | None) -> list[_Shard]:

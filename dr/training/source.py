@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,23 +47,30 @@ def training_shards(config: TrainConfig) -> ShardSet:
     return open_shards(folder)
 
 
-def outside_shards(config: TrainConfig, trained: ShardSet) -> ShardSet | None:
+class Outside(NamedTuple):
+    """A test set; `shared` of its records seem to be among those trained on."""
+
+    shards: ShardSet
+    shared: int
+
+
+def outside_shards(config: TrainConfig, trained: ShardSet) -> Outside | None:
     """The shards of `test`, None where there are none; `trained` are those that are trained on.
 
-    Photographs that both seem to hold are warned about. Raises ValueError where they are the
-    same records, or were prepared differently.
+    Photographs that both seem to hold are warned about and counted. Raises ValueError where they
+    are the same records, or were prepared differently.
     """
     if config.test is None:
         return None
     cache = RemoteCache.within(config.cache, config.remote_cache_gb)
     shards = open_entries(config.test, cache=cache, key="test")
     sources = list(parts_of(trained).values())
-    for part in parts_of(shards).values():
-        _check_outside(part, sources)
-    return shards
+    shared = sum(_check_outside(part, sources) for part in parts_of(shards).values())
+    return Outside(shards, shared)
 
 
-def _check_outside(outside: ShardSet, sources: Sequence[ShardSet]) -> None:
+def _check_outside(outside: ShardSet, sources: Sequence[ShardSet]) -> int:
+    """How many records seem to be in `sources` too."""
     same = [source for source in sources if source.digest == outside.digest]
     if same:
         raise ValueError(
@@ -78,11 +86,12 @@ def _check_outside(outside: ShardSet, sources: Sequence[ShardSet]) -> None:
     if outside.manifest is None or any(source.manifest is None for source in sources):
         _log.warning("test=%s: whether it was prepared as the training is not known", outside.place)
     _log.info("test=%s: looking for its photographs in what is trained on", outside.place)
-    for source in sources:
-        _check_overlap(outside, source)
+    shared = [_check_overlap(outside, source) for source in sources]
+    return len(np.unique(np.concatenate(shared)))
 
 
-def _check_overlap(outside: ShardSet, source: ShardSet) -> None:
+def _check_overlap(outside: ShardSet, source: ShardSet) -> NDArray[np.int64]:
+    """The records that seem to be in `source` too."""
     overlap = find_overlap(outside, source)
     if len(overlap.same):
         raise ValueError(
@@ -101,6 +110,7 @@ def _check_overlap(outside: ShardSet, source: ShardSet) -> None:
             source.place,
             _named(outside, overlap.alike),
         )
+    return overlap.alike
 
 
 def _named(shards: ShardSet, records: NDArray[np.int64]) -> str:

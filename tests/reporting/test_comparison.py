@@ -150,9 +150,25 @@ def test_the_test_score_is_named_as_such_and_never_marked_optimistic(width):
     assert "test QWK" in table.partition("0.4321")[0]
     assert "0.4321" in table
     assert "0.4321*" not in table
-    assert "that it never trained on: aptos 0a1b" in " ".join(table.split())
+    assert "together on an outside set: aptos 0a1b" in " ".join(table.split())
     assert [run.name for run in compare([tested, waiting]).rows] == ["a", "b"]
     assert "test QWK" not in render_table(compare([waiting]), width=width)
+
+
+def test_a_test_set_that_shares_photographs_with_the_training_is_marked():
+    fair = summary("fair", test={"qwk": 0.4321}, test_name="aptos 0a1b")
+    leaking = summary("leaking", test={"qwk": 0.8765}, test_name="aptos 0a1b", test_shared=3)
+    table = render_table(compare([fair, leaking]))
+    assert "0.8765!" in table
+    assert "0.4321!" not in table
+    assert "! its records seem to be among those trained on" in table
+    assert "!" not in render_table(compare([fair]))
+
+
+def test_records_that_were_left_out_stand_beside_the_state():
+    table = render_table(compare([summary("whole"), summary("partly", skipped=2)]))
+    assert "complete, 2 unreadable records left out" in table
+    assert table.count("left out") == 1
 
 
 def test_different_test_sets_are_named_as_not_comparable():

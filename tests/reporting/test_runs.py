@@ -46,6 +46,19 @@ def test_a_run_without_all_folds_is_unfinished(make_run):
     assert (run.state, len(run.folds), len(run.planned_folds)) == ("unfinished", 3, 5)
 
 
+def test_a_run_cut_off_before_its_first_score_is_unfinished(make_run):
+    nothing = {"mean": None, "sd": None, "pooled": None, "folds": {}, "complete": False}
+    run = read_run(make_run("begun", result=nothing))
+    assert (run.state, run.mean, run.sd, run.problem) == ("unfinished", {}, {}, None)
+
+
+def test_records_left_out_and_shared_test_records_are_counted(make_run):
+    test = {"name": "o", "digest": "0a1b2c3d4e", "ensemble": {"qwk": 0.5}, "shared": 4}
+    run = read_run(make_run("odd", result={"skipped": 2, "test": test}))
+    assert (run.skipped, run.test_shared) == (2, 4)
+    assert (read_run(make_run("plain")).skipped, read_run(make_run("bare")).test_shared) == (0, 0)
+
+
 def test_a_run_without_a_result_is_unfinished_with_the_folds_it_asked_for(make_run):
     folder = make_run("fresh", changes={"folds": 4, "fold": 2})
     (folder / "result.json").unlink()

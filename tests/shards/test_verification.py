@@ -16,7 +16,7 @@ from dr.checks import check_inspect
 from dr.config import InspectConfig
 from dr.digests import digest_of_file
 from dr.shards.index import index_path, read_index
-from dr.shards.manifest import MANIFEST, RECORDS
+from dr.shards.manifest import DUPLICATES, MANIFEST, RECORDS, SIGNATURES
 from dr.shards.records import Record, encode_example, write_frame
 from dr.shards.verification import Verification, count_records, verify_shards
 
@@ -223,7 +223,10 @@ def test_files_that_are_missing_or_unknown_are_named(folder: Path) -> None:
 
 def test_shards_without_manifest_are_verified_by_themselves(folder: Path) -> None:
     (folder / MANIFEST).unlink()
-    (folder / RECORDS).unlink()
+    missing = f"{MANIFEST}: is missing, though {RECORDS} is there"
+    assert wrong(verify_shards(folder)) == [missing]
+    for name in (RECORDS, SIGNATURES, DUPLICATES):
+        (folder / name).unlink(missing_ok=True)
     found = verify_shards(folder)
     assert (found.wrong, len(found.records), found.manifest) == (0, 60, None)
     assert count_records(folder) == 60
