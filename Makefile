@@ -4,7 +4,7 @@ RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format compare clean
+.PHONY: help install demo test test-slow lint format find-lr compare clean
 
 help: ## list what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ lint: $(STAMP) ## ruff and mypy
 format: $(STAMP) ## mend what ruff can mend
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+find-lr: $(STAMP) ## try learning rates on the demo, draw find_lr.png
+	$(RUN) -m dr.find_lr
 
 compare: $(STAMP) ## compare the runs under outputs/
 	$(RUN) -m dr.compare

@@ -10,18 +10,25 @@ from typing import Any
 
 from dr.config import (
     GRADES,
+    OBJECTIVES,
     SELECT_METRICS,
     SGD,
     AccelConfig,
     Adam,
     AdamW,
     AugmentConfig,
+    ByName,
+    CrossEntropyConfig,
     DataConfig,
+    FindLrConfig,
+    FocalConfig,
     FoldersData,
+    HuberConfig,
     InspectConfig,
     LoaderConfig,
     MedMNISTData,
     ModelConfig,
+    ObjectiveConfig,
     OptimizerConfig,
     PredictConfig,
     PreparationConfig,
@@ -29,6 +36,7 @@ from dr.config import (
     Problem,
     RampDecay,
     ScheduleConfig,
+    SoftOrdinalConfig,
     Step,
     SyntheticData,
     TableData,
@@ -203,6 +211,24 @@ def check_model(model: ModelConfig) -> list[Problem]:
     return problems + _share("model.drop_path_rate", model.drop_path_rate)
 
 
+def check_objective(objective: ObjectiveConfig) -> list[Problem]:
+    """Problems of the `objective` group."""
+    problems = _one_of("objective.name", objective.name, OBJECTIVES)
+    weights = objective.class_weights
+    if not 0 <= weights <= 1:
+        problems.append(Problem("objective.class_weights", weights, "must be from 0 to 1"))
+    if isinstance(objective, CrossEntropyConfig):
+        problems += _share("objective.label_smoothing", objective.label_smoothing)
+    if isinstance(objective, FocalConfig):
+        problems += _at_least("objective.gamma", objective.gamma, 0)
+    if isinstance(objective, HuberConfig):
+        problems += _above("objective.delta", objective.delta, 0)
+    if isinstance(objective, SoftOrdinalConfig):
+        problems += _one_of("objective.distance", objective.distance, ("squared", "absolute"))
+        problems += _above("objective.scale", objective.scale, 0)
+    return problems
+
+
 def check_optimizer(optimizer: OptimizerConfig) -> list[Problem]:
     """Problems of the `optimizer` group."""
     problems = _at_least("optimizer.weight_decay", optimizer.weight_decay, 0)
@@ -216,7 +242,43 @@ def check_optimizer(optimizer: OptimizerConfig) -> list[Problem]:
         if optimizer.nesterov and optimizer.momentum == 0:
             fix = "needs optimizer.momentum above 0; set optimizer.nesterov=false"
             problems.append(Problem("optimizer.nesterov", True, fix))
+    if isinstance(optimizer, ByName):
+        from dr.training.optimizers import by_name_problems
+
+        problems += by_name_problems(optimizer)
+    return problems + _check_rates(optimizer)
+
+
+def _check_rates(optimizer: OptimizerConfig) -> list[Problem]:
+    """Problems of the keys that all optimizers share."""
+    problems = _at_least("optimizer.freeze_epochs", optimizer.freeze_epochs, 0)
+    problems += _above("optimizer.clip_norm", optimizer.clip_norm, 0)
+    for name in ("layer_decay", "backbone_lr_scale"):
+        value = getattr(optimizer, name)
+        if not 0 < value <= 1:
+            problems.append(Problem(f"optimizer.{name}", value, "must be above 0 and at most 1"))
+    if optimizer.decay_norms_and_biases and optimizer.weight_decay == 0:
+        fix = "has no effect without optimizer.weight_decay; leave it out"
+        problems.append(Problem("optimizer.decay_norms_and_biases", True, fix))
+    if optimizer.backbone_lr_scale != 1 and optimizer.layer_decay != 1:
+        fix = "optimizer.layer_decay lowers the backbone's rate already; give one of them"
+        problems.append(Problem("optimizer.backbone_lr_scale", optimizer.backbone_lr_scale, fix))
     return problems
+
+
+def _check_freezing(config: TrainConfig) -> list[Problem]:
+    optimizer, epochs = config.optimizer, config.epochs
+    if optimizer.freeze_epochs > epochs:
+        fix = f"must be at most epochs={epochs}, which trains the head alone throughout"
+        return [Problem("optimizer.freeze_epochs", optimizer.freeze_epochs, fix)]
+    if optimizer.freeze_epochs < epochs:
+        return []
+    fix = f"has no effect with optimizer.freeze_epochs={epochs}, the whole run; leave it out"
+    return [
+        Problem(f"optimizer.{name}", value, fix)
+        for name in ("layer_decay", "backbone_lr_scale")
+        if (value := getattr(optimizer, name)) != 1
+    ]
 
 
 def check_schedule(schedule: ScheduleConfig) -> list[Problem]:
@@ -309,8 +371,9 @@ def check_train(config: TrainConfig) -> list[Problem]:
     problems = _check_source(config)
     problems += check_preparation(config.preparation) + check_loader(config.loader)
     problems += check_augment(config.augment) + check_model(config.model)
-    problems += _one_of("objective.name", config.objective.name, ("cross_entropy", "regression"))
-    problems += check_optimizer(config.optimizer) + check_schedule(config.schedule)
+    problems += check_objective(config.objective)
+    problems += check_optimizer(config.optimizer) + _check_freezing(config)
+    problems += check_schedule(config.schedule)
     problems += check_accel(config.accel) + _check_warp(config)
     problems += _one_of("on_error", config.on_error, ("fail", "skip"))
     for name, low in (("image_size", 8), ("batch_size", 1), ("epochs", 1), ("folds", 1)):
@@ -321,6 +384,28 @@ def check_train(config: TrainConfig) -> list[Problem]:
         fix = "has no effect with folds=1, which holds nothing out; leave it out"
         problems.append(Problem("group_duplicates", True, fix))
     return problems + _check_select(config) + _check_fold(config) + _check_resume(config)
+
+
+def check_find_lr(config: FindLrConfig) -> list[Problem]:
+    """All problems of a learning-rate range test that its values show."""
+    problems = check_train(config) + _above("lowest_lr", config.lowest_lr, 0)
+    if not config.lowest_lr < config.highest_lr < math.inf:
+        fix = f"must be a number above lowest_lr={config.lowest_lr}"
+        problems.append(Problem("highest_lr", config.highest_lr, fix))
+    problems += _at_least("steps", config.steps, 20)
+    if config.accel.devices > 1:
+        fix = "a range test runs on one device, at the same global batch; set 1"
+        problems.append(Problem("accel.devices", config.accel.devices, fix))
+    if isinstance(config.fold, list) and len(config.fold) > 1:
+        problems.append(Problem("fold", config.fold, "one fold is enough; name a single one"))
+    if config.rerun is not None:
+        fix = "is for dr.train; give the keys of that run's config.yaml instead"
+        problems.append(Problem("rerun", config.rerun, fix))
+    if config.out is not None and not config.out.lower().endswith(".png"):
+        problems.append(Problem("out", config.out, "must end in .png"))
+    if config.overwrite and config.out is None:
+        problems.append(Problem("overwrite", True, "has no effect without out=FILE"))
+    return problems
 
 
 def _check_source(config: TrainConfig) -> list[Problem]:

@@ -192,17 +192,98 @@ class ModelConfig:
 
 @dataclass(kw_only=True)
 class ObjectiveConfig:
-    """Loss and decoding: `cross_entropy` or `regression`."""
+    """A loss and how its outputs decode to a grade.
+
+    `class_weights`: strength from 0 (none) to 1 (each grade weighs the same in all): a training
+    record weighs (1 / its grade's frequency) to that power. Evaluation is not weighted.
+    """
 
     name: str = "cross_entropy"
+    class_weights: float = 0.0
+
+
+@dataclass(kw_only=True)
+class CrossEntropyConfig(ObjectiveConfig):
+    """Softmax over the grades; `label_smoothing` is the share spread evenly, in training only."""
+
+    name: str = "cross_entropy"
+    label_smoothing: float = 0.0
+
+
+@dataclass(kw_only=True)
+class FocalConfig(ObjectiveConfig):
+    """Focal loss; the larger `gamma`, the less likely records weigh; 0 is cross-entropy."""
+
+    name: str = "focal"
+    gamma: float = 2.0
+
+
+@dataclass(kw_only=True)
+class SoftOrdinalConfig(ObjectiveConfig):
+    """Softmax with labels that fall off as `exp(-scale * distance)` from the grade.
+
+    `distance` of two grades: `squared` or `absolute` difference.
+    """
+
+    name: str = "soft_ordinal"
+    distance: str = "squared"
+    scale: float = 1.0
+
+
+@dataclass(kw_only=True)
+class RegressionConfig(ObjectiveConfig):
+    """Squared error of the grade."""
+
+    name: str = "regression"
+
+
+@dataclass(kw_only=True)
+class HuberConfig(ObjectiveConfig):
+    """Error of the grade, squared up to `delta` grades and linear beyond."""
+
+    name: str = "huber"
+    delta: float = 1.0
+
+
+@dataclass(kw_only=True)
+class CoralConfig(ObjectiveConfig):
+    """Four binary steps with shared weights (CORAL)."""
+
+    name: str = "coral"
+
+
+@dataclass(kw_only=True)
+class CornConfig(ObjectiveConfig):
+    """Four conditional binary steps (CORN)."""
+
+    name: str = "corn"
+
+
+@dataclass(kw_only=True)
+class CumulativeConfig(ObjectiveConfig):
+    """Likelihood of four ordered thresholds (proportional odds)."""
+
+    name: str = "cumulative"
 
 
 @dataclass(kw_only=True)
 class OptimizerConfig:
-    """An optimizer; its learning rate belongs to the schedule."""
+    """An optimizer; its learning rate belongs to the schedule.
+
+    `decay_norms_and_biases`: whether weight decay acts on biases, on the gains of normalisation
+    layers, and on what a network itself excludes, too. `layer_decay`: each layer's rate is that
+    of the layer after it times this; the head has the schedule's. `backbone_lr_scale`: the rate
+    of all but the head, as a share of the schedule's. `freeze_epochs`: how many first epochs
+    train the head alone. `clip_norm`: the largest joint norm of all gradients.
+    """
 
     name: str = ""
     weight_decay: float = 0.0
+    decay_norms_and_biases: bool = False
+    layer_decay: float = 1.0
+    backbone_lr_scale: float = 1.0
+    freeze_epochs: int = 0
+    clip_norm: float | None = None
 
 
 @dataclass(kw_only=True)
@@ -231,6 +312,15 @@ class SGD(OptimizerConfig):
     name: str = "sgd"
     momentum: float = 0.9
     nesterov: bool = True
+
+
+@dataclass(kw_only=True)
+class ByName(OptimizerConfig):
+    """An optimizer of timm's registry (`lion`) or of torch (`RAdam`), and the class's arguments."""
+
+    name: str = "by_name"
+    algorithm: str | None = None
+    options: Any = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -384,6 +474,21 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
+class FindLrConfig(TrainConfig):
+    """`python -m dr.find_lr`: the config of a training, and the range of rates that is tried.
+
+    `steps` rates from `lowest_lr` to `highest_lr`, each the same factor above the last. `out` is
+    a `.png`, its numbers lie in a `.csv` beside it; null is `find_lr.png` in the current folder.
+    """
+
+    lowest_lr: float = 1e-7
+    highest_lr: float = 10.0
+    steps: int = 100
+    out: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(kw_only=True)
 class PredictConfig:
     """`python -m dr.predict`: photographs in `images`, or a label source in `data`."""
 
@@ -430,7 +535,22 @@ DATA_KINDS: dict[str, type[DataConfig]] = {
     "medmnist": MedMNISTData,
     "synthetic": SyntheticData,
 }
-OPTIMIZERS: dict[str, type[OptimizerConfig]] = {"adam": Adam, "adamw": AdamW, "sgd": SGD}
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {
+    "cross_entropy": CrossEntropyConfig,
+    "focal": FocalConfig,
+    "soft_ordinal": SoftOrdinalConfig,
+    "regression": RegressionConfig,
+    "huber": HuberConfig,
+    "coral": CoralConfig,
+    "corn": CornConfig,
+    "cumulative": CumulativeConfig,
+}
+OPTIMIZERS: dict[str, type[OptimizerConfig]] = {
+    "adam": Adam,
+    "adamw": AdamW,
+    "sgd": SGD,
+    "by_name": ByName,
+}
 SCHEDULES: dict[str, type[ScheduleConfig]] = {
     "ramp_decay": RampDecay,
     "cosine": Cosine,
@@ -440,6 +560,7 @@ SCHEDULES: dict[str, type[ScheduleConfig]] = {
 }
 VARIANTS: dict[type, tuple[str, dict[str, type]]] = {
     DataConfig: ("kind", dict(DATA_KINDS)),
+    ObjectiveConfig: ("name", dict(OBJECTIVES)),
     OptimizerConfig: ("name", dict(OPTIMIZERS)),
     ScheduleConfig: ("name", dict(SCHEDULES)),
 }

@@ -27,7 +27,7 @@ def door(
     )
 
 
-@pytest.mark.parametrize("name", ["train", "prepare", "inspect", "compare"])
+@pytest.mark.parametrize("name", ["train", "prepare", "inspect", "compare", "find_lr"])
 @pytest.mark.parametrize("arguments", [("--cfg", "job"), ("--help",)])
 def test_help_and_config_are_light_and_leave_nothing(
     name: str, arguments: tuple[str, ...], tmp_path: Path
@@ -74,7 +74,7 @@ def test_a_source_is_prepared_trained_and_reported(
     ]
     prepare.main(compose("prepare", PrepareConfig, [*source, f"shards={folder}"]))
     said = capsys.readouterr().out
-    assert said.startswith(f"{folder}: 60 records of 32 px in 1 shards (grade 0: 12")
+    assert said.startswith(f"{folder}: 60 records of 32 px in 1 shard (grade 0: 12")
     trained = door("train", *tiny_overrides, f"shards={folder}", "folds=2", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     run = next((tmp_path / "outputs").glob("test_*"))

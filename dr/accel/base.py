@@ -57,9 +57,19 @@ class Accelerator(ABC):
         kind = PRECISIONS[self.precision] if enabled else None
         return torch.autocast(self.device.type, dtype=kind, enabled=enabled)
 
-    def backward_and_step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
-        """Gradients of `loss`, one step of the optimizer, gradients cleared."""
+    def backward_and_step(
+        self,
+        loss: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
+        """Gradients of `loss`, one step of the optimizer, gradients cleared.
+
+        With `clip_norm`, gradients whose joint norm exceeds it are scaled down to it.
+        """
         loss.backward()  # type: ignore[no-untyped-call]
+        clip_gradients(optimizer, clip_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -74,3 +84,13 @@ class Accelerator(ABC):
     def barrier(self) -> None:
         """Wait until every rank is here."""
         return None
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, clip_norm: float | None) -> None:
+    """Scale the gradients of all parameters so that their joint 2-norm is at most `clip_norm`.
+
+    They must be true gradients, not those a gradient scaler has enlarged.
+    """
+    if clip_norm is not None:
+        parameters = [one for group in optimizer.param_groups for one in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, clip_norm)

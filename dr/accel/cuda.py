@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from dr.accel.base import Accelerator
+from dr.accel.base import Accelerator, clip_gradients
 from dr.config import AccelConfig
 
 
@@ -41,8 +41,17 @@ class CUDA(Accelerator):
     def describe(self) -> str:
         return f"cuda ({torch.cuda.get_device_name()})"
 
-    def backward_and_step(self, loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def backward_and_step(
+        self,
+        loss: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        if clip_norm is not None:
+            self._scaler.unscale_(optimizer)
+            clip_gradients(optimizer, clip_norm)
         self._scaler.step(optimizer)
         self._scaler.update()
         optimizer.zero_grad(set_to_none=True)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dr.config import ModelConfig
+from dr.modeling.heads import install_head
 from dr.modeling.weights import hub_weights, load_weights
 
 HEAD_STD = 0.01
@@ -38,13 +39,19 @@ def normalisation(config: ModelConfig) -> Normalisation:
 
 
 def build_model(
-    config: ModelConfig, *, outputs: int, pretrained: bool = True, image_size: int | None = None
+    config: ModelConfig,
+    *,
+    outputs: int,
+    head: str = "linear",
+    pretrained: bool = True,
+    image_size: int | None = None,
 ) -> torch.nn.Module:
     """The timm network `config.name` with a head of `outputs` values.
 
     Args:
         config: the network, where its weights come from, and its drop rates.
         outputs: size of the head.
+        head: its kind, a key of `dr.modeling.heads.HEADS`.
         pretrained: load the weights `config.weights`; without, the network is left at its
             random initialisation (torch's global generator), to load a run's own weights.
         image_size: side of the square input in pixels. Only networks built for one size take it;
@@ -54,20 +61,23 @@ def build_model(
         A module in training mode, float32 on the CPU: `[N, 3, H, W]` -> `[N, outputs]`.
 
     Raises:
-        ValueError: the name, a drop rate or the image size doesn't suit timm, or the weights
-            can't be had.
+        ValueError: the name, a drop rate or the image size doesn't suit timm, the head doesn't
+            suit the network, or the weights can't be had.
     """
     cfg = _pretrained_cfg(config.name)
     arguments = _arguments(config, cfg, image_size)
+    arguments["num_classes"] = outputs if head == "linear" else 1
     if pretrained and config.weights == "hub":
         with hub_weights(config) as overlay:
             arguments |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
-            model = _create(config, cfg, arguments | {"num_classes": outputs})
-        if outputs != cfg.num_classes:
+            model = _create(config, cfg, arguments)
+        if arguments["num_classes"] != cfg.num_classes:
             _calm_head(model)
+        install_head(model, kind=head, outputs=outputs)
     else:
-        model = _create(config, cfg, arguments | {"num_classes": outputs})
+        model = _create(config, cfg, arguments)
         _calm_head(model)
+        install_head(model, kind=head, outputs=outputs)
         if pretrained:
             load_weights(model, config)
     if "img_size" in arguments:

@@ -132,7 +132,13 @@ def _why_unknown(prepared: dict[str, Any]) -> str:
 def _load_model(
     path: Path, config: TrainConfig, objective: Objective, size: int, accelerator: Accelerator
 ) -> torch.nn.Module:
-    model = build_model(config.model, outputs=objective.outputs, pretrained=False, image_size=size)
+    model = build_model(
+        config.model,
+        outputs=objective.outputs,
+        head=objective.head,
+        pretrained=False,
+        image_size=size,
+    )
     load_weights_file(path, model)
     return accelerator.prepare_model(model).eval()
 

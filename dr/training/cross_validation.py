@@ -35,6 +35,7 @@ from dr.training.fold import (
     train_fold,
 )
 from dr.training.identity import run_identity, run_name, source_weights
+from dr.training.optimizers import build_optimizer, freeze_backbone
 from dr.training.outside import OutsideTest, begin_test, score_ensemble, score_fold
 from dr.training.run_folder import (
     RunFolder,
@@ -44,7 +45,7 @@ from dr.training.run_folder import (
     write_start,
 )
 from dr.training.schedules import schedule_warnings
-from dr.training.source import outside_shards, training_shards
+from dr.training.source import Outside, outside_shards, training_shards
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class _Experiment:
     accelerator: Accelerator
     augmentation: Augmentation
     shards: ShardSet
-    outside: ShardSet | None
+    outside: Outside | None
     split: Split
     mixture: Mixture | None
     image_size: int
@@ -91,6 +92,16 @@ def cross_validate(config: TrainConfig) -> Outcome:
     elif test is None or test.is_complete(experiment.folds):
         return Outcome(folder=run.path, result=run.result())
     return Outcome(folder=run.path, result=_gather(run, config, test, experiment.folds))
+
+
+def trial_job(config: TrainConfig, fold: int) -> FoldJob:
+    """The training of one fold, checked as ever, for a trial: its run folder is never made.
+
+    Raises ValueError as `cross_validate` does.
+    """
+    one = dataclasses.replace(config, fold=[fold], test=None)
+    nowhere = RunFolder(Path(config.outputs) / "trial", "")
+    return _job(_checked_experiment(one), nowhere, fold, JobProgress(0, description="trial"))
 
 
 def _checked_experiment(config: TrainConfig) -> _Experiment:
@@ -138,7 +149,8 @@ def _outside_test(experiment: _Experiment, run: RunFolder) -> OutsideTest | None
         return None
     return OutsideTest(
         config=experiment.config,
-        shards=experiment.outside,
+        shards=experiment.outside.shards,
+        shared=experiment.outside.shared,
         run=run,
         image_size=experiment.image_size,
         accelerator=experiment.accelerator,
@@ -169,7 +181,9 @@ def _fill_cache(experiment: _Experiment) -> None:
     """Build the decoded caches that the folds and the test will read, with progress of its own."""
     if experiment.config.loader.cache == "none":
         return
-    sets = [shards for shards in (experiment.shards, experiment.outside) if shards is not None]
+    sets = [experiment.shards]
+    if experiment.outside is not None:
+        sets.append(experiment.outside.shards)
     total = sum(map(len, sets))
     with JobProgress(total, description="decoding into the cache") as progress:
         for shards in sets:
@@ -223,11 +237,11 @@ def _say_what_is_enlarged(experiment: _Experiment) -> None:
             size,
             experiment.shards.image_size,
         )
-    if experiment.outside is not None and size > experiment.outside.image_size:
+    if experiment.outside is not None and size > experiment.outside.shards.image_size:
         _log.warning(
             "test=%s: holds pictures of %d px, which are enlarged to %d px",
             experiment.config.test,
-            experiment.outside.image_size,
+            experiment.outside.shards.image_size,
             size,
         )
 
@@ -326,9 +340,14 @@ def _check_batches(config: TrainConfig, split: Split, folds: Sequence[int]) -> N
 
 
 def _check_model(config: TrainConfig, image_size: int) -> None:
-    """Build the model once, so that its errors come before a run folder is made."""
-    outputs = build_objective(config.objective).outputs
-    build_model(config.model, outputs=outputs, image_size=image_size)
+    """Build what learns once, so that its errors come before a run folder is made."""
+    objective = build_objective(config.objective)
+    model = build_model(
+        config.model, outputs=objective.outputs, head=objective.head, image_size=image_size
+    )
+    build_optimizer(model, config.optimizer)
+    if config.optimizer.freeze_epochs:
+        freeze_backbone(model, frozen=True)
 
 
 def _train_folds(experiment: _Experiment, run: RunFolder, test: OutsideTest | None) -> None:

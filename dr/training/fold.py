@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from dr.accel.base import Accelerator
-from dr.config import TrainConfig
+from dr.config import GRADES, TrainConfig
 from dr.files import write_csv, write_json
 from dr.loading.advice import NOTABLE_WAIT, advice
 from dr.loading.augmentation import Augmentation
@@ -41,7 +41,7 @@ from dr.training.loop import (
     normalisation_tensors,
     train_epoch,
 )
-from dr.training.optimizers import build_optimizer
+from dr.training.optimizers import build_optimizer, freeze_backbone
 from dr.training.run_folder import PREDICTION_COLUMNS, PREDICTIONS, RunFolder
 from dr.training.schedules import learning_rate
 
@@ -92,6 +92,11 @@ class FoldJob:
         labels: NDArray[np.int64] = self.shards.table["label"].to_numpy()
         return labels
 
+    @property
+    def label_counts(self) -> NDArray[np.int64]:
+        """How many of the fold's training records have each grade, int64 `[5]`."""
+        return np.bincount(self.labels[self.split.training(self.fold)], minlength=GRADES)
+
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
         """The training batches of an epoch, from 0."""
         return training_batches(
@@ -136,7 +141,9 @@ def train_fold(job: FoldJob) -> None:
     scores.json; with `select=cross` these wait for the other folds.
     """
     _seed(job, epoch=0)
-    learner = build_learner(job.config, job.accelerator, image_size=job.image_size)
+    learner = build_learner(
+        job.config, job.accelerator, image_size=job.image_size, label_counts=job.label_counts
+    )
     history, first = _resume(job, learner)
     job.progress.skip(first * job.images_per_epoch)
     with open_loader(
@@ -183,15 +190,25 @@ def _seed(job: FoldJob, *, epoch: int) -> None:
 
 
 def build_learner(
-    config: TrainConfig, accelerator: Accelerator, *, image_size: int, pretrained: bool = True
+    config: TrainConfig,
+    accelerator: Accelerator,
+    *,
+    image_size: int,
+    pretrained: bool = True,
+    label_counts: NDArray[np.int64] | None = None,
 ) -> Learner:
     """The model that a fold starts from, and what trains it; `pretrained=False` loads no weights.
 
+    `label_counts` int64 `[5]` of the training records are needed to train with class weights.
     Raises ValueError where the model cannot be built.
     """
-    objective = build_objective(config.objective)
+    objective = build_objective(config.objective, label_counts=label_counts)
     model = build_model(
-        config.model, outputs=objective.outputs, pretrained=pretrained, image_size=image_size
+        config.model,
+        outputs=objective.outputs,
+        head=objective.head,
+        pretrained=pretrained,
+        image_size=image_size,
     )
     model = accelerator.prepare_model(model)
     mean, std = normalisation_tensors(normalisation(config.model), accelerator.device)
@@ -199,6 +216,7 @@ def build_learner(
         model=model,
         objective=objective,
         optimizer=build_optimizer(model, config.optimizer),
+        clip_norm=config.optimizer.clip_norm,
         accelerator=accelerator,
         mean=mean,
         std=std,
@@ -234,6 +252,8 @@ def _run_epoch(
     history: list[dict[str, Any]],
 ) -> dict[str, Any]:
     plan = job.plan(epoch)
+    if job.config.optimizer.freeze_epochs:
+        freeze_backbone(learner.model, frozen=epoch < job.config.optimizer.freeze_epochs)
 
     def rate(step: int) -> float:
         return learning_rate(

@@ -15,12 +15,15 @@ from dr.loading.batches import Batch, BatchLoader, Drawing
 from dr.loading.device_warp import augment_batch
 from dr.modeling.backbones import Normalisation
 from dr.modeling.objectives import Objective
-from dr.training.optimizers import set_learning_rate
+from dr.training.optimizers import set_learning_rate, train_mode
 
 
 @dataclass(frozen=True, kw_only=True)
 class Learner:
-    """What learns: the model on its device, its objective, optimizer and input normalisation."""
+    """What learns: the model on its device, its objective, optimizer and input normalisation.
+
+    `clip_norm` bounds the norm of all gradients together; None leaves them as they are.
+    """
 
     model: nn.Module
     objective: Objective
@@ -28,6 +31,7 @@ class Learner:
     accelerator: Accelerator
     mean: torch.Tensor
     std: torch.Tensor
+    clip_norm: float | None = None
 
     def logits(self, batch: Batch, drawing: Drawing | None = None) -> torch.Tensor:
         """`[B, outputs]` for a batch of uint8 pictures, augmented here where `drawing` is given."""
@@ -105,6 +109,26 @@ def loader_drawing(drawing: Drawing) -> Drawing | None:
     return None if drawing.augmentation.on_device else drawing
 
 
+def train_step(
+    learner: Learner,
+    batch: Batch,
+    *,
+    labels: NDArray[np.int64],
+    drawing: Drawing | None,
+    learning_rate: float,
+) -> torch.Tensor:
+    """One step on a batch; its mean training loss before it, detached, on the device.
+
+    The mean is weighted by the records' class weights, where the objective has them.
+    """
+    set_learning_rate(learner.optimizer, learning_rate)
+    target = torch.from_numpy(labels[batch.records]).to(learner.accelerator.device)
+    total, weight = learner.objective.training_sums(learner.logits(batch, drawing), target)
+    loss = total / weight
+    learner.accelerator.backward_and_step(loss, learner.optimizer, clip_norm=learner.clip_norm)
+    return loss.detach()
+
+
 def train_epoch(
     learner: Learner,
     loader: BatchLoader,
@@ -119,7 +143,7 @@ def train_epoch(
 
     `labels` int64 `[records]` by record number. Raises ValueError where the loss is not finite.
     """
-    learner.model.train()
+    train_mode(learner.model)
     started = time.perf_counter()
     waiting = _Waiting()
     total = torch.zeros((), dtype=torch.float64, device=learner.accelerator.device)
@@ -127,11 +151,8 @@ def train_epoch(
     seen = 0
     for step, batch in enumerate(waiting.over(loader.batches(plan, loader_drawing(drawing)))):
         rate = learning_rate(step)
-        set_learning_rate(learner.optimizer, rate)
-        target = torch.from_numpy(labels[batch.records]).to(learner.accelerator.device)
-        loss = learner.objective.loss(learner.logits(batch, here), target).mean()
-        learner.accelerator.backward_and_step(loss, learner.optimizer)
-        total += loss.detach().double()
+        loss = train_step(learner, batch, labels=labels, drawing=here, learning_rate=rate)
+        total += loss.double()
         seen += len(batch.records)
         done(len(batch.records))
     mean = float(learner.accelerator.reduce(total)) / (step + 1)

@@ -40,13 +40,17 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class OutsideTest:
-    """A test set beside a run. `image_size` is the training size in pixels."""
+    """A test set beside a run. `image_size` is the training size in pixels.
+
+    `shared` of its records seem to be among those trained on.
+    """
 
     config: TrainConfig
     shards: ShardSet
     run: RunFolder
     image_size: int
     accelerator: Accelerator
+    shared: int = 0
 
     def is_due(self, fold: int) -> bool:
         """Whether a fold's weights are there and not scored on this set yet."""
@@ -83,6 +87,7 @@ def begin_test(test: OutsideTest) -> None:
             "name": name,
             "digest": test.shards.digest,
             "records": len(test.shards),
+            "shared": test.shared,
             "patients": int(test.shards.table["patient"].nunique()),
             "shards": [
                 part.url or str(part.folder.resolve()) for part in parts_of(test.shards).values()

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from dr.accel.base import Accelerator
 from dr.accel.choice import choose_accelerator
 from dr.accel.cpu import CPU, computes_bfloat16
+from dr.accel.cuda import CUDA
 from dr.config import AccelConfig
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
@@ -91,6 +93,24 @@ def test_a_step_is_that_of_the_optimizer_and_clears_the_gradients() -> None:
     cpu.backward_and_step((weight**2).sum(), optimizer)
     assert weight.tolist() == [2.0 - 0.5 * 4.0]
     assert weight.grad is None
+
+
+@pytest.mark.parametrize(("clip_norm", "scale"), [(None, 1.0), (100.0, 1.0), (1.0, 1 / 13)])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_gradients_are_clipped_by_the_norm_of_all_groups_together(
+    clip_norm: float | None, scale: float, scaled: bool
+) -> None:
+    one, other = torch.nn.Parameter(torch.tensor([0.0])), torch.nn.Parameter(torch.zeros(2))
+    groups = [{"params": [one]}, {"params": [other], "lr": 0.5}]
+    optimizer = torch.optim.SGD(groups, lr=1.0)
+    loss = 12 * one.sum() + (other * torch.tensor([3.0, 4.0])).sum()  # a gradient of norm 13
+    accelerator: Accelerator = CPU(AccelConfig(name="cpu"))
+    if scaled:  # float16's way, with a scaler that works without a GPU
+        accelerator = object.__new__(CUDA)
+        accelerator._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    accelerator.backward_and_step(loss, optimizer, clip_norm=clip_norm)
+    torch.testing.assert_close(one.detach(), torch.tensor([-12 * scale]))
+    torch.testing.assert_close(other.detach(), -0.5 * scale * torch.tensor([3.0, 4.0]))
 
 
 def test_one_rank_reduces_and_gathers_to_itself() -> None:
