@@ -156,45 +156,53 @@ def grade_source(
 
     Raises ValueError naming a photograph that cannot be read (`on_error=fail`), or where none can.
     """
-    names: list[str] = []
-    scores: list[NDArray[np.float64]] = []
-    probabilities: list[NDArray[np.float64]] = []
-    unreadable: list[tuple[str, str]] = []
-    waiting: list[tuple[str, Pixels]] = []
-    rows = len(source.table)
-
-    def grade_waiting() -> None:
-        if waiting:
-            part = run.grade(np.stack([picture for _, picture in waiting]))
-            names.extend(name for name, _ in waiting)
-            scores.append(part[0])
-            probabilities.append(part[1])
-            waiting.clear()
-
+    grading = _Grading(run, batch_size)
+    rows = range(len(source.table))
     for row, outcome in prepared_photographs(
-        source,
-        range(rows),
-        settings=run.preparation,
-        image_size=run.shard_size,
-        threads=threads,
+        source, rows, settings=run.preparation, image_size=run.shard_size, threads=threads
     ):
         name = str(source.table["name"].iloc[row])
-        if isinstance(outcome, Exception):
-            if on_error == "fail":
-                raise ValueError(
-                    f"{name}: {outcome}; remove it, or add on_error=skip to leave such out"
-                ) from outcome
-            unreadable.append((name, str(outcome)))
+        if not isinstance(outcome, Exception):
+            grading.add(name, outcome.jpeg)
+        elif on_error == "fail":
+            raise ValueError(
+                f"{name}: {outcome}; remove it, or add on_error=skip to leave such out"
+            ) from outcome
         else:
-            waiting.append((name, run.pixels(outcome.jpeg)))
-        if len(waiting) == batch_size or row == rows - 1:
-            grade_waiting()
+            grading.unreadable.append((name, str(outcome)))
         progress.advance(1)
-    if not names:
-        raise ValueError(f"none of {rows} photographs could be read")
-    return Graded(
-        names=names,
-        scores=np.concatenate(scores),
-        probabilities=np.concatenate(probabilities),
-        unreadable=unreadable,
-    )
+    return grading.finished()
+
+
+class _Grading:
+    """Grades photographs a batch at a time, as they come."""
+
+    def __init__(self, run: TrainedRun, batch_size: int) -> None:
+        self._run, self._batch_size = run, batch_size
+        self._names: list[str] = []
+        self._waiting: list[Pixels] = []
+        self._parts: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+        self.unreadable: list[tuple[str, str]] = []
+
+    def add(self, name: str, jpeg: bytes) -> None:
+        self._names.append(name)
+        self._waiting.append(self._run.pixels(jpeg))
+        if len(self._waiting) == self._batch_size:
+            self._grade()
+
+    def finished(self) -> Graded:
+        if not self._names:
+            raise ValueError(f"none of {len(self.unreadable)} photographs could be read")
+        if self._waiting:
+            self._grade()
+        scores, probabilities = map(np.concatenate, zip(*self._parts, strict=True))
+        return Graded(
+            names=self._names,
+            scores=scores,
+            probabilities=probabilities,
+            unreadable=self.unreadable,
+        )
+
+    def _grade(self) -> None:
+        self._parts.append(self._run.grade(np.stack(self._waiting)))
+        self._waiting.clear()

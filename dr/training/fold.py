@@ -3,7 +3,9 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,9 +253,27 @@ def _run_epoch(
     epoch: int,
     history: list[dict[str, Any]],
 ) -> dict[str, Any]:
+    description = f"fold {job.fold}, epoch {epoch + 1} of {job.config.epochs}"
+    done = partial(job.progress.advance, description=description)
+    row = _history_row(epoch, _train(job, learner, loader, epoch, done))
+    if job.evaluation_plan():
+        predictions = _evaluate(job, learner, loader, epoch, done)
+        row["unscored"] = len(job.split.held_out(job.fold)) - len(predictions.records)
+        row |= _scores(job, predictions)
+        _keep(job, learner, row, history, predictions)
+    elif epoch + 1 == job.config.epochs:
+        save_weights(job.folder / WEIGHTS, learner.model)
+    return row
+
+
+def _train(
+    job: FoldJob, learner: Learner, loader: BatchLoader, epoch: int, done: Callable[[int], None]
+) -> EpochFigures:
     plan = job.plan(epoch)
     if job.config.optimizer.freeze_epochs:
         freeze_backbone(learner.model, frozen=epoch < job.config.optimizer.freeze_epochs)
+    if job.evaluation_plan():
+        loader.announce(job.evaluation_plan())
 
     def rate(step: int) -> float:
         return learning_rate(
@@ -263,15 +283,7 @@ def _run_epoch(
             epochs=job.config.epochs,
         )
 
-    description = f"fold {job.fold}, epoch {epoch + 1} of {job.config.epochs}"
-
-    def done(count: int) -> None:
-        job.progress.advance(count, description=description)
-
-    evaluation = job.evaluation_plan()
-    if evaluation:
-        loader.announce(evaluation)
-    figures = train_epoch(
+    return train_epoch(
         learner,
         loader,
         plan=plan,
@@ -280,17 +292,15 @@ def _run_epoch(
         learning_rate=rate,
         done=done,
     )
-    row = _history_row(epoch, figures)
-    if evaluation:
-        if epoch + 1 < job.config.epochs:
-            loader.announce(job.plan(epoch + 1), loader_drawing(job.drawing(epoch + 1)))
-        predictions = evaluate(learner, loader, plan=evaluation, labels=job.labels, done=done)
-        row["unscored"] = sum(map(len, evaluation)) - len(predictions.records)
-        row |= _scores(job, predictions)
-        _keep(job, learner, row, history, predictions)
-    elif epoch + 1 == job.config.epochs:
-        save_weights(job.folder / WEIGHTS, learner.model)
-    return row
+
+
+def _evaluate(
+    job: FoldJob, learner: Learner, loader: BatchLoader, epoch: int, done: Callable[[int], None]
+) -> Predictions:
+    if epoch + 1 < job.config.epochs:
+        loader.announce(job.plan(epoch + 1), loader_drawing(job.drawing(epoch + 1)))
+    plan = job.evaluation_plan()
+    return evaluate(learner, loader, plan=plan, labels=job.labels, done=done)
 
 
 def _history_row(epoch: int, figures: EpochFigures) -> dict[str, Any]:
