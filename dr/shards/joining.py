@@ -50,6 +50,8 @@ def open_entry(entry: str, *, cache: RemoteCache, key: str) -> ShardSet:
     Raises as `open_shards` and `find_remote_shards` do.
     """
     if not is_url(entry):
+        if not Path(entry).is_dir():
+            raise ValueError(f"{key}={entry}: there is no such folder; make it with dr.prepare")
         return open_shards(Path(entry))
     remote = find_remote_shards(entry, cache, key=key)
     return open_shards(remote.folder, remote=remote)

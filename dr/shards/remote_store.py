@@ -131,7 +131,8 @@ def _file_system(url: str, process: int) -> tuple[Any, str]:
             f"{masked(url)}: {error}, or pip install 'dr[remote]' for s3:// and gs://"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{masked(url)}: {masked(str(error))}") from error
+        known = "check the URL; s3://, gs://, https:// and file:// are some that are known"
+        raise ValueError(f"{masked(url)}: {masked(str(error))}; {known}") from error
     for name in ("botocore", "aiobotocore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return system, str(root).rstrip("/")

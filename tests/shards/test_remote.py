@@ -466,7 +466,7 @@ class TestRefusals:
             open_url(url, cache)
 
     def test_a_protocol_that_nobody_knows(self, cache: RemoteCache) -> None:
-        with pytest.raises(ValueError, match="nope://a/b: Protocol not known: nope"):
+        with pytest.raises(ValueError, match="nope://a/b: Protocol not known: nope; check the URL"):
             open_url("nope://a/b", cache)
 
     def test_a_protocol_whose_package_is_missing(

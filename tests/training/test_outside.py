@@ -185,7 +185,7 @@ def test_test_sets_that_cannot_be_trusted_are_refused_or_said(
         ValueError, match=r"smaller: \d+ of its 10 photographs are in shards=.*tiny"
     ):
         cross_validate(tiny_config(f"test={smaller}"))
-    with pytest.raises(ValueError, match=r"nowhere: there is no such folder"):
+    with pytest.raises(ValueError, match=r"test=.*nowhere: there is no such folder"):
         cross_validate(tiny_config("test=/nowhere"))
     assert not list((tmp_path / "outputs").glob("*"))
     bare = tmp_path / "bare"
@@ -193,6 +193,9 @@ def test_test_sets_that_cannot_be_trusted_are_refused_or_said(
     for path in outside_shards.glob("train*"):
         (bare / path.name).write_bytes(path.read_bytes())
     with caplog.at_level(logging.WARNING):
-        cross_validate(tiny_config(f"test={bare}", "epochs=1", "fold=0"))
+        outcome = cross_validate(tiny_config(f"test={bare}", "epochs=1", "fold=0"))
+    assert outcome.result["test"]["shared"] == 20
+    told = describe("run", outcome.result)
+    assert "test set bare, 20 of its records seem to be among those trained on" in told
     assert "20 of its 20 records have the name and patient of one of shards=" in caplog.text
     assert "whether it was prepared as the training is not known" in caplog.text
