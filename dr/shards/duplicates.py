@@ -119,7 +119,7 @@ def linked_patients(shards: "ShardSet") -> list[tuple[str, str]] | None:
     from dr.shards.joining import parts_of
 
     parts = list(parts_of(shards).values())
-    if not all(_are_signed(part) for part in parts):
+    if not all(are_signed(part) for part in parts):
         return None
     if len(parts) == 1:
         return _stored_links(parts[0])
@@ -130,7 +130,8 @@ def linked_patients(shards: "ShardSet") -> list[tuple[str, str]] | None:
     return [(patients[pair.first], patients[pair.second]) for pair in found]
 
 
-def _are_signed(shards: "ShardSet") -> bool:
+def are_signed(shards: "ShardSet") -> bool:
+    """Whether the signatures of the records of one folder are there to be read."""
     if shards.manifest is None or not shards.manifest.signatures_sha256:
         return False
     return shards.fetch is None or (shards.folder / SIGNATURES).is_file()

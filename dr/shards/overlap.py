@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dr.fundus.signature import ALIKE, NORM
-from dr.shards.duplicates import read_signatures
-from dr.shards.manifest import SIGNATURES
+from dr.shards.duplicates import are_signed, read_signatures
 from dr.shards.shard_set import ShardSet
 
 _TILE = 1024
@@ -50,11 +49,7 @@ def _named_alike(shards: ShardSet, other: ShardSet) -> NDArray[np.bool_]:
 
 
 def _signatures(shards: ShardSet) -> NDArray[np.void] | None:
-    if shards.manifest is None or not shards.manifest.signatures_sha256:
-        return None
-    if shards.fetch is not None and not (shards.folder / SIGNATURES).is_file():
-        return None
-    return read_signatures(shards)
+    return read_signatures(shards) if are_signed(shards) else None
 
 
 def _digests(signatures: NDArray[np.void]) -> NDArray[np.bytes_]:

@@ -128,7 +128,7 @@ def _file_system(url: str, process: int) -> tuple[Any, str]:
         system, root = url_to_fs(url)
     except ImportError as error:
         raise ValueError(
-            f"{masked(url)}: {error}, or pip install 'dr[remote]' for s3:// and gs://"
+            f"{masked(url)}: {error}, or dr's extra `remote` for s3:// and gs://"
         ) from error
     except ValueError as error:
         known = "check the URL; s3://, gs://, https:// and file:// are some that are known"

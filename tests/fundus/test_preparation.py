@@ -313,7 +313,7 @@ def test_what_opencv_refuses_is_unreadable(monkeypatch: pytest.MonkeyPatch) -> N
 SMALL = jpeg(photograph(40, 56), quality=80)
 
 
-def prepared_or_refused(data: bytes) -> None:
+def assert_prepared_or_refused(data: bytes) -> None:
     """Preparing either works or raises `UnreadablePhotograph`; a test fails at anything else."""
     try:
         prepared = prepare_photograph(data, settings=PreparationConfig(), image_size=32)
@@ -326,7 +326,7 @@ def prepared_or_refused(data: bytes) -> None:
 @settings(max_examples=150, deadline=None)
 @given(length=st.integers(0, len(SMALL) - 1))
 def test_a_truncated_jpeg_is_prepared_or_refused(length: int) -> None:
-    prepared_or_refused(SMALL[:length])
+    assert_prepared_or_refused(SMALL[:length])
 
 
 @settings(max_examples=300, deadline=None)
@@ -334,15 +334,15 @@ def test_a_truncated_jpeg_is_prepared_or_refused(length: int) -> None:
 def test_a_jpeg_with_a_flipped_byte_is_prepared_or_refused(place: int, change: int) -> None:
     data = bytearray(SMALL)
     data[place] ^= change
-    prepared_or_refused(bytes(data))
+    assert_prepared_or_refused(bytes(data))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_truncation_and_every_flipped_bit_is_prepared_or_refused() -> None:
     for place in range(len(SMALL)):
-        prepared_or_refused(SMALL[:place])
+        assert_prepared_or_refused(SMALL[:place])
         for bit in range(8):
             data = bytearray(SMALL)
             data[place] ^= 1 << bit
-            prepared_or_refused(bytes(data))
+            assert_prepared_or_refused(bytes(data))

@@ -473,7 +473,7 @@ class TestRefusals:
         self, cache: RemoteCache, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "gcsfs", None)
-        with pytest.raises(ValueError, match=r"gs://a/b: .*gcsfs.*pip install 'dr\[remote\]'"):
+        with pytest.raises(ValueError, match=r"gs://a/b: .*gcsfs.*dr's extra `remote`"):
             open_url("gs://a/b", cache)
 
     def test_a_disk_without_room(

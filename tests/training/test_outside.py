@@ -23,13 +23,10 @@ Make = Callable[..., TrainConfig]
 CHANCES = ["p0", "p1", "p2", "p3", "p4"]
 
 
-def test_tables(outcome: Outcome) -> list[pd.DataFrame]:
+def tables_of(outcome: Outcome) -> list[pd.DataFrame]:
     return [
         pd.read_csv(path) for path in sorted(outcome.folder.glob("fold-*/test_predictions.csv"))
     ]
-
-
-test_tables.__test__ = False  # type: ignore[attr-defined]
 
 
 def fail(*given: object, **named: object) -> None:
@@ -45,7 +42,7 @@ def test_every_fold_and_their_mean_are_scored(
     test = outcome.result["test"]
     shards = open_shards(outside_shards)
     assert (test["name"], test["digest"], test["records"]) == ("outside", shards.digest, 20)
-    tables = test_tables(outcome)
+    tables = tables_of(outcome)
     assert [entry["fold"] for entry in test["folds"]] == [0, 1, 2]
     for entry, table in zip(test["folds"], tables, strict=True):
         assert table["name"].tolist() == shards.table["name"].tolist()
@@ -80,7 +77,7 @@ def test_a_test_set_changes_no_fold_and_may_come_after_the_training(
     later = cross_validate(tiny_config("folds=2", f"test={outside_shards}"))
     assert later.folder == plain.folder
     assert later.result == together.result
-    for one, other in zip(test_tables(later), test_tables(together), strict=True):
+    for one, other in zip(tables_of(later), tables_of(together), strict=True):
         pd.testing.assert_frame_equal(one, other)
     times = {path: path.stat().st_mtime_ns for path in later.folder.rglob("*")}
     assert cross_validate(tiny_config("folds=2", f"test={outside_shards}")) == later
