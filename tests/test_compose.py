@@ -30,6 +30,7 @@ GROUPS = {
     "optimizer": settings.OptimizerConfig,
     "schedule": settings.ScheduleConfig,
     "accel": settings.AccelConfig,
+    "logger": settings.LoggerConfig,
 }
 CHOICES = [
     (group, path.stem)
