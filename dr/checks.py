@@ -6,6 +6,7 @@ Every check returns problems instead of raising at the first, so that a user see
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from dr.config import (
@@ -43,6 +44,7 @@ from dr.config import (
     TrainConfig,
 )
 from dr.shards.naming import source_names
+from dr.training.interruption import parse_duration
 from dr.urls import is_url
 
 
@@ -192,6 +194,53 @@ def check_augment(augment: AugmentConfig) -> list[Problem]:
     if augment.where == "device" and not augment.transforms:
         fix = "has no effect without augment.transforms; leave it out"
         problems.append(Problem("augment.where", "device", fix))
+    problems += _at_least("augment.mixup", augment.mixup, 0)
+    return problems + _at_least("augment.cutmix", augment.cutmix, 0)
+
+
+def _check_mixing(config: TrainConfig) -> list[Problem]:
+    """Pictures are mixed in pairs within the part of a batch that a device takes at once."""
+    accel = config.accel
+    parts = accel.devices * (accel.accumulate if type(accel.accumulate) is int else 1)
+    if config.batch_size >= 2 * parts:
+        return []
+    fix = (
+        f"finds no pairs to mix: batch_size={config.batch_size} in {parts} part(s) leaves a single "
+        f"record each; raise batch_size to {2 * parts} at least"
+    )
+    drawn = {"augment.mixup": config.augment.mixup, "augment.cutmix": config.augment.cutmix}
+    return [Problem(key, alpha, fix) for key, alpha in drawn.items() if alpha]
+
+
+def _check_balance(config: TrainConfig) -> list[Problem]:
+    balance, weights = config.balance, config.objective.class_weights
+    if not 0 <= balance <= 1:
+        return [Problem("balance", balance, "must be from 0 to 1")]
+    if balance == 0 or not 0 <= weights <= 1 or balance + weights <= 1 + 1e-9:
+        return []
+    fix = (
+        f"with objective.class_weights={weights} rare grades count more than common ones; let the "
+        "two add up to 1 at most, where all grades count the same"
+    )
+    return [Problem("balance", balance, fix)]
+
+
+def _check_growth(config: TrainConfig) -> list[Problem]:
+    start, percent = config.start_image_size, config.grow_percent
+    if start is None:
+        if percent == TrainConfig.grow_percent:
+            return []
+        fix = "has no effect without start_image_size=...; leave it out"
+        return [Problem("grow_percent", percent, fix)]
+    problems = _at_least("start_image_size", start, 8) + _above("grow_percent", percent, 0)
+    if percent > 100:
+        problems.append(Problem("grow_percent", percent, "is at most 100"))
+    if config.image_size is not None and start >= config.image_size:
+        fix = f"must be below image_size={config.image_size}, which it grows to"
+        problems.append(Problem("start_image_size", start, fix))
+    if config.epochs == 1:
+        fix = "has no effect with epochs=1: the last epoch is of the full size; leave it out"
+        problems.append(Problem("start_image_size", start, fix))
     return problems
 
 
@@ -374,7 +423,8 @@ def check_train(config: TrainConfig) -> list[Problem]:
     problems += check_objective(config.objective)
     problems += check_optimizer(config.optimizer) + _check_freezing(config)
     problems += check_schedule(config.schedule)
-    problems += check_accel(config.accel) + _check_warp(config)
+    problems += check_accel(config.accel) + _check_warp(config) + _check_mixing(config)
+    problems += _check_balance(config) + _check_growth(config)
     problems += _one_of("on_error", config.on_error, ("fail", "skip"))
     for name, low in (("image_size", 8), ("batch_size", 1), ("epochs", 1), ("folds", 1)):
         problems += _at_least(name, getattr(config, name), low)
@@ -506,7 +556,27 @@ def _check_fold(config: TrainConfig) -> list[Problem]:
 
 
 def _check_resume(config: TrainConfig) -> list[Problem]:
-    return _one_of("resume", config.resume, ("auto", "never"))
+    problems = _one_of("resume_from", config.resume_from, ("last", "previous"))
+    if config.resume not in ("auto", "never") and not Path(config.resume, "result.json").is_file():
+        fix = "choose one of auto, never, or name the folder of a run that was begun"
+        problems.append(Problem("resume", config.resume, fix))
+    if config.resume == "never" and config.resume_from != "last":
+        fix = "has no effect with resume=never, which begins anew; leave it out"
+        problems.append(Problem("resume_from", config.resume_from, fix))
+    return problems + _check_stops(config)
+
+
+def _check_stops(config: TrainConfig) -> list[Problem]:
+    problems = _at_least("save_minutes", config.save_minutes, 0)
+    problems += _at_least("skip_nonfinite", config.skip_nonfinite, 0)
+    if config.time_limit is None:
+        return problems
+    try:
+        parse_duration(config.time_limit)
+    except ValueError as error:
+        fix = str(error).partition(": ")[2]
+        problems.append(Problem("time_limit", config.time_limit, fix))
+    return problems
 
 
 def check_inspect(config: InspectConfig) -> list[Problem]:

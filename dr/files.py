@@ -19,9 +19,20 @@ def write_whole(path: Path, content: bytes | str) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+        sync_folder(path.parent)
     finally:
         with suppress(FileNotFoundError):
             aside.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in `folder` to the disk, where the file system can."""
+    with suppress(OSError):
+        number = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
 
 
 def write_json(path: Path, value: Any) -> None:

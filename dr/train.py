@@ -12,6 +12,8 @@ def main(config: TrainConfig) -> float | None:
     from dr.training.cross_validation import cross_validate
 
     outcome = cross_validate(config)
+    if outcome is None:
+        return None
     print(describe(str(outcome.folder), outcome.result))
     pooled = outcome.result["pooled"]
     return None if pooled is None else pooled["qwk"]

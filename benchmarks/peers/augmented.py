@@ -13,7 +13,7 @@ from dr.loading.batches import BatchLoader, Drawing
 from dr.loading.sampler import training_batches
 from dr.modeling.objectives import build_objective
 from dr.shards.opening import open_shards
-from dr.training.loop import Learner
+from dr.training.learner import Learner
 
 PACKAGES = ("albumentations", "opencv-python-headless", "simplejpeg", "torch")
 

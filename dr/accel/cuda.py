@@ -1,9 +1,11 @@
 """One NVIDIA GPU."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from dr.accel.base import Accelerator, clip_gradients
+from dr.accel.base import Accelerator, parameters
 from dr.config import AccelConfig
 
 
@@ -41,20 +43,35 @@ class CUDA(Accelerator):
     def describe(self) -> str:
         return f"cuda ({torch.cuda.get_device_name()})"
 
-    def backward_and_step(
+    def backward(self, loss: torch.Tensor) -> None:
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+
+    def gradient_norm(self, optimizer: torch.optim.Optimizer) -> torch.Tensor:
+        self._scaler.unscale_(optimizer)
+        return super().gradient_norm(optimizer)
+
+    def update(
         self,
-        loss: torch.Tensor,
         optimizer: torch.optim.Optimizer,
         *,
+        norm: torch.Tensor,
         clip_norm: float | None = None,
     ) -> None:
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if clip_norm is not None:
-            self._scaler.unscale_(optimizer)
-            clip_gradients(optimizer, clip_norm)
+            nn.utils.clip_grads_with_norm_(parameters(optimizer), clip_norm, norm)
         self._scaler.step(optimizer)
         self._scaler.update()
         optimizer.zero_grad(set_to_none=True)
+
+    def drop_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        super().drop_gradients(optimizer)
+        self._scaler.update()
+
+    def state(self) -> dict[str, Any]:
+        return {"scaler": self._scaler.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self._scaler.load_state_dict(state["scaler"])
 
 
 def _automatic_precision() -> str:

@@ -66,14 +66,14 @@ class _Begun:
 
 
 class _Course:
-    """The batches of one plan: those begun, and those still to be.
+    """The batches of one plan, of pictures of `size` px: those begun, and those still to be.
 
     `asked` counts the records of the batches begun so far; `limit` is how many may be begun
     beside the one that is waited for.
     """
 
-    def __init__(self, plan: Plan, drawing: Drawing | None) -> None:
-        self.plan, self.drawing = plan, drawing
+    def __init__(self, plan: Plan, drawing: Drawing | None, size: int) -> None:
+        self.plan, self.drawing, self.size = plan, drawing, size
         self.begun: deque[_Begun] = deque()
         self.asked = self.limit = 0
         self._left = iter(plan)
@@ -106,7 +106,7 @@ class BatchLoader:
         resources: Resources | None = None,
         allocate: Callable[[tuple[int, ...]], Pixels] | None = None,
     ) -> None:
-        """One of `read_jpeg` and `pictures` is given.
+        """One of `read_jpeg` and `pictures` is given; `image_size` px is what they are asked for.
 
         `pictures` gives the picture of a record: the array it may fill, uint8 `[S, S, 3]`, or
         another that is not written to. `allocate` makes uint8 arrays for batches, where their
@@ -138,25 +138,30 @@ class BatchLoader:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._stack.close()
 
-    def prefetch(self, batch_size: int) -> int:
-        """How many batches of that size are kept ready."""
-        batch_bytes = batch_size * self._size * self._size * 3
-        return self.resources.prefetch(self._config, batch_bytes=batch_bytes)
+    def prefetch(self, batch_size: int, image_size: int | None = None) -> int:
+        """How many batches of that size are kept ready; None: of the loader's `image_size`."""
+        size = image_size or self._size
+        return self.resources.prefetch(self._config, batch_bytes=batch_size * size * size * 3)
 
-    def announce(self, plan: Plan, drawing: Drawing | None = None) -> None:
+    def announce(
+        self, plan: Plan, drawing: Drawing | None = None, *, image_size: int | None = None
+    ) -> None:
         """Say which `batches` comes after the present one; its first are made at that one's end."""
         if self._ahead is not None:
             self._ahead.cancel()
-        self._ahead = _Course(plan, drawing)
+        self._ahead = _Course(plan, drawing, image_size or self._size)
 
-    def batches(self, plan: Plan, drawing: Drawing | None = None) -> Iterator[Batch]:
+    def batches(
+        self, plan: Plan, drawing: Drawing | None = None, *, image_size: int | None = None
+    ) -> Iterator[Batch]:
         """The batches of `plan`, in its order, augmented where `drawing` is given.
 
+        They hold pictures of `image_size` px, or of the loader's where it is None.
         With `loader.on_corrupt=skip` a record that cannot be read is missing in its batch, and a
         batch of which none is left is passed over. Raises what reading or decoding a record
         raises, and ValueError where no record of the whole plan could be read.
         """
-        course = self._course(plan, drawing)
+        course = self._course(plan, drawing, image_size or self._size)
         whole = 0
         try:
             while self._begin(course):
@@ -170,10 +175,12 @@ class BatchLoader:
         finally:
             course.cancel()
 
-    def _course(self, plan: Plan, drawing: Drawing | None) -> _Course:
+    def _course(self, plan: Plan, drawing: Drawing | None, size: int) -> _Course:
         ahead = self._ahead
-        if ahead is None or ahead.drawing != drawing or not _same(ahead.plan, plan):
-            return _Course(plan, drawing)
+        if ahead is None or (ahead.drawing, ahead.size) != (drawing, size):
+            return _Course(plan, drawing, size)
+        if not _same(ahead.plan, plan):
+            return _Course(plan, drawing, size)
         self._ahead = None
         return ahead
 
@@ -189,18 +196,20 @@ class BatchLoader:
             records = course.next_records()
             if records is None:
                 return
-            present.limit = self.prefetch(len(records))
-            course.begun.append(self._begun(records, course.drawing))
+            present.limit = self.prefetch(len(records), course.size)
+            course.begun.append(self._begun(records, course))
 
-    def _begun(self, records: Records, drawing: Drawing | None) -> _Begun:
-        images = self._allocate((len(records), self._size, self._size, 3))
-        parts = _ranges(len(records), self._parts(len(records)))
-        futures = [self._pool.submit(self._fill, images, records, part, drawing) for part in parts]
+    def _begun(self, records: Records, course: _Course) -> _Begun:
+        images = self._allocate((len(records), course.size, course.size, 3))
+        parts = _ranges(len(records), self._parts(len(records), course.size))
+        futures = [
+            self._pool.submit(self._fill, images, records, part, course.drawing) for part in parts
+        ]
         return _Begun(Batch(images, records), futures)
 
-    def _parts(self, batch_size: int) -> int:
+    def _parts(self, batch_size: int, image_size: int) -> int:
         """Parts of a batch: few, as each costs some, but enough that no thread lacks one."""
-        in_flight = self.prefetch(batch_size) + 1
+        in_flight = self.prefetch(batch_size, image_size) + 1
         return -(-2 * self.threads // in_flight)
 
     def _fill(

@@ -3,6 +3,7 @@
 Fresh memory costs a page fault every 4 KiB, which is as much as half of decoding into it.
 """
 
+import bisect
 import math
 import threading
 import weakref
@@ -17,7 +18,7 @@ Pixels = NDArray[np.uint8]
 class BufferPool:
     """Lends arrays; one that was lent comes back when the last view of it is gone.
 
-    At most `keep` unused ones are kept. Safe to use from many threads.
+    At most `keep` unused ones are kept, the largest. Safe to use from many threads.
     """
 
     def __init__(self, *, keep: int) -> None:
@@ -43,8 +44,9 @@ class BufferPool:
 
     def _give_back(self, buffer: NDArray[np.uint8]) -> None:
         with self._lock:
-            if len(self._free) < self._keep:
-                self._free.append(buffer)
+            bisect.insort(self._free, buffer, key=len)
+            if len(self._free) > self._keep:
+                del self._free[0]
 
 
 class _Loan:

@@ -23,19 +23,38 @@ class Mixture:
     weights: tuple[float, ...]
 
 
+@dataclass(frozen=True)
+class Balance:
+    """How far the grades of an epoch are evened out.
+
+    `grade_of`: int64 `[all records]`, the grade of a record number; `strength`: above 0, up to 1.
+    A grade's part of an epoch (of each source's part) is proportional to the number of its records
+    to the power of 1 - `strength`: with 1 each grade comes as often as another.
+    """
+
+    grade_of: Records
+    strength: float
+
+
 def training_batches(
-    records: Records, *, batch_size: int, seed: int, epoch: int, mixture: Mixture | None = None
+    records: Records,
+    *,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    mixture: Mixture | None = None,
+    balance: Balance | None = None,
 ) -> list[Records]:
     """The records of each batch of an epoch (from 0), shuffled; a last, smaller batch is dropped.
 
-    Without `mixture` an epoch is a permutation of `records`. With it the epoch is as long, but
-    each source gives its part by weight, within one record. A source's own records come in a
-    seeded permutation that goes on from epoch to epoch: none comes again before all came once.
+    Without `mixture` and `balance` an epoch is a permutation of `records`. With either it is as
+    long, but each source and grade gives its part, within one record. Their own records come in
+    a seeded permutation that goes on from epoch to epoch: none comes again before all came once.
     So that a record that comes again within an epoch is augmented anew, the second time it is
-    numbered on by `len(mixture.source_of)`, the third time by twice that, and so on.
+    numbered on by the number of all records, the third time by twice that, and so on.
 
-    Raises ValueError where not even one batch can be filled, or a source that has a weight gives
-    no record.
+    Raises ValueError where not even one batch can be filled, or a source that has a weight, or one
+    of its grades, gives no record.
     """
     if len(records) < batch_size:
         raise ValueError(
@@ -43,25 +62,85 @@ def training_batches(
             f"trains on; set at most {len(records)}"
         )
     steps = len(records) // batch_size
-    if mixture is None:
-        order = np.random.default_rng((seed, epoch)).permutation(np.sort(records))
-        order = order[: steps * batch_size]
+    length = steps * batch_size
+    if mixture is None and balance is None:
+        order = np.random.default_rng((seed, epoch)).permutation(np.sort(records))[:length]
     else:
-        order = _mixed_order(records, mixture, steps * batch_size, seed=seed, epoch=epoch)
-        order += len(mixture.source_of) * _times_before(order)
+        parts = _parts(np.sort(records), length, mixture, balance)
+        order = _mixed_order(parts, seed=seed, epoch=epoch)
+        order += _all_records(mixture, balance) * _times_before(order)
     return list(order.reshape(steps, batch_size))
 
 
-def _mixed_order(
-    records: Records, mixture: Mixture, length: int, *, seed: int, epoch: int
-) -> Records:
-    counts = source_counts(records, mixture, length)
-    slots = np.repeat(np.arange(len(counts)), counts)
+@dataclass(frozen=True)
+class _Part:
+    """Of `records`, `count` come in an epoch; `key` tells the part from all others."""
+
+    key: tuple[int, ...]
+    records: Records
+    count: int
+
+
+def _all_records(mixture: Mixture | None, balance: Balance | None) -> int:
+    if balance is not None:
+        return len(balance.grade_of)
+    assert mixture is not None
+    return len(mixture.source_of)
+
+
+def _parts(
+    records: Records, length: int, mixture: Mixture | None, balance: Balance | None
+) -> list[_Part]:
+    parts = [_Part((), records, length)]
+    if mixture is not None:
+        counts = source_counts(records, mixture, length)
+        found = [records[mixture.source_of[records] == source] for source in range(len(counts))]
+        parts = [_Part((number,), own, counts[number]) for number, own in enumerate(found)]
+    if balance is None:
+        return parts
+    return [graded for part in parts if part.count for graded in _by_grade(part, balance)]
+
+
+def _by_grade(part: _Part, balance: Balance) -> list[_Part]:
+    grades = balance.grade_of[part.records]
+    counts = grade_counts(np.bincount(grades), balance.strength, part.count)
+    return [
+        _Part((*part.key, grade), part.records[grades == grade], count)
+        for grade, count in enumerate(counts)
+        if count
+    ]
+
+
+def grade_counts(held: NDArray[np.int64], strength: float, length: int) -> list[int]:
+    """How many of `length` records each grade gives, of which `held` int64 `[G]` there are.
+
+    The largest remainders are rounded up, and every grade that is held gives one at least. Raises
+    ValueError where there are more of those than records to give.
+    """
+    present = int(np.count_nonzero(held))
+    if length < present:
+        raise ValueError(
+            f"balance={strength}: {present} grades cannot share the {length} records that a "
+            "source gives to an epoch; raise its weight, or set balance=0"
+        )
+    amounts = [
+        Fraction(count ** (1 - strength)) if count else Fraction(0) for count in held.tolist()
+    ]
+    counts = _apportioned(amounts, length)
+    for grade in np.flatnonzero(held).tolist():
+        if not counts[grade]:
+            counts[counts.index(max(counts))] -= 1
+            counts[grade] = 1
+    return counts
+
+
+def _mixed_order(parts: Sequence[_Part], *, seed: int, epoch: int) -> Records:
+    slots = np.repeat(np.arange(len(parts)), [part.count for part in parts])
     slots = np.random.default_rng((seed, epoch)).permutation(slots)
-    order = np.empty(length, dtype=np.int64)
-    for source, count in enumerate(counts):
-        own = np.sort(records[mixture.source_of[records] == source])
-        order[slots == source] = _cycled(own, epoch * count, count, key=(seed, _CYCLE, source))
+    order = np.empty(len(slots), dtype=np.int64)
+    for number, part in enumerate(parts):
+        key = (seed, _CYCLE, *part.key)
+        order[slots == number] = _cycled(part.records, epoch * part.count, part.count, key=key)
     return order
 
 
@@ -82,12 +161,7 @@ def source_counts(records: Records, mixture: Mixture, length: int) -> list[int]:
 
     Raises ValueError where a source with a weight gives none, or has none among `records`.
     """
-    weights = [Fraction(weight) for weight in mixture.weights]
-    shares = [length * weight / sum(weights) for weight in weights]
-    counts = [int(share) for share in shares]
-    by_remainder = sorted(range(len(shares)), key=lambda source: counts[source] - shares[source])
-    for source in by_remainder[: length - sum(counts)]:
-        counts[source] += 1
+    counts = _apportioned([Fraction(weight) for weight in mixture.weights], length)
     held = np.bincount(mixture.source_of[records], minlength=len(counts))
     for number, weight in enumerate(mixture.weights):
         if weight and not (counts[number] and held[number]):
@@ -96,6 +170,16 @@ def source_counts(records: Records, mixture: Mixture, length: int) -> list[int]:
                 f"{counts[number]} of an epoch's {length} records and holds {held[number]} that "
                 "one fold trains on; change its weight"
             )
+    return counts
+
+
+def _apportioned(weights: Sequence[Fraction], length: int) -> list[int]:
+    """Whole numbers in the ratio of `weights`, `length` in all: the largest remainders go up."""
+    shares = [length * weight / sum(weights) for weight in weights]
+    counts = [int(share) for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda number: counts[number] - shares[number])
+    for number in by_remainder[: length - sum(counts)]:
+        counts[number] += 1
     return counts
 
 

@@ -20,7 +20,7 @@ from dr.progress import JobProgress
 from dr.shards.labels import LabelSource
 from dr.shards.preparing import prepared_photographs
 from dr.training.checkpoint import WEIGHTS, load_weights_file
-from dr.training.loop import normalisation_tensors
+from dr.training.learner import normalisation_tensors
 
 Pixels = NDArray[np.uint8]
 _log = logging.getLogger(__name__)

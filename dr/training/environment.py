@@ -30,7 +30,7 @@ _PACKAGES = (
 def code_version() -> str:
     """The package's version, with the git commit where it runs from a clone."""
     commit = _commit(Path(dr.__file__).resolve().parent)
-    return _version("dr") + (f" at {commit}" if commit else "")
+    return package_version("dr") + (f" at {commit}" if commit else "")
 
 
 def describe_environment(accelerator: Accelerator, *, threads: int) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def describe_environment(accelerator: Accelerator, *, threads: int) -> dict[str,
         "code": code_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: package_version(name) for name in _PACKAGES},
         "device": accelerator.describe(),
         "threads": threads,
         "precision": accelerator.precision,
@@ -48,7 +48,8 @@ def describe_environment(accelerator: Accelerator, *, threads: int) -> dict[str,
     }
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """The version of an installed package, or `not installed`."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -14,10 +15,13 @@ SCHEMA_VERSION = 1
 
 def scientific_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that decide the result, as dotted keys; `source_weights` as each one's share."""
-    plain = dataclasses.replace(config, source_weights=None)
-    flat = _flatten(dataclasses.asdict(plain), "")
-    del flat["source_weights"]
-    weights = source_weights(config)
+    return scientific_values(dataclasses.asdict(config))
+
+
+def scientific_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`scientific_settings` of a config that is given as nested plain values."""
+    flat = _flatten({key: values[key] for key in values if key != "source_weights"}, "")
+    weights = _weights(values.get("source_weights"), values.get("shards"))
     if weights is not None:
         exact = [Fraction(weight) for weight in weights]
         flat["source_weights"] = [str(weight / sum(exact)) for weight in exact]
@@ -26,9 +30,13 @@ def scientific_settings(config: TrainConfig) -> dict[str, Any]:
 
 def source_weights(config: TrainConfig) -> tuple[float, ...] | None:
     """The weight of each of several `shards`, in their order; None where their sizes decide."""
-    if isinstance(config.source_weights, dict):
-        return tuple(config.source_weights[name] for name in source_names(config.shards))
-    return None if config.source_weights is None else tuple(config.source_weights)
+    return _weights(config.source_weights, config.shards)
+
+
+def _weights(weights: Any, shards: Any) -> tuple[float, ...] | None:
+    if isinstance(weights, dict):
+        return tuple(weights[name] for name in source_names(shards))
+    return None if weights is None else tuple(weights)
 
 
 def _is_operational(key: str) -> bool:
@@ -48,20 +56,33 @@ def _flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
 def run_identity(
     config: TrainConfig, *, data: str, image_size: int, precision: str, channels_last: bool
 ) -> str:
-    """SHA-256 (hex) of the data's digest, the scientific settings, precision and layout.
+    """SHA-256 (hex) of `decisive_settings`."""
+    return digest_of(
+        decisive_settings(
+            config,
+            data=data,
+            image_size=image_size,
+            precision=precision,
+            channels_last=channels_last,
+        )
+    )
+
+
+def decisive_settings(
+    config: TrainConfig, *, data: str, image_size: int, precision: str, channels_last: bool
+) -> dict[str, Any]:
+    """The data's digest, the scientific settings, precision and layout: what a run is.
 
     `image_size`, `precision` and `channels_last` are those in force, so that a setting left to
     the machine and the same one spelled out are the same run on that machine.
     """
-    settings = scientific_settings(config)
-    settings |= {
+    return scientific_settings(config) | {
         "data": data,
         "image_size": image_size,
         "accel.precision": precision,
         "accel.channels_last": channels_last,
         "version": SCHEMA_VERSION,
     }
-    return digest_of(settings)
 
 
 def run_name(config: TrainConfig, identity: str) -> str:

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from dr.accel.choice import choose_accelerator
 from dr.config import FindLrConfig
 from dr.loading.batches import Batch, BatchLoader, Drawing
 from dr.progress import JobProgress
-from dr.training.cross_validation import trial_job
-from dr.training.fold import FoldJob, build_learner, open_loader
-from dr.training.loop import Learner, loader_drawing, train_step
+from dr.training.experiment import trial_job
+from dr.training.job import FoldJob, open_loader
+from dr.training.learner import Learner, build_learner
+from dr.training.loop import device_drawing, loader_drawing, train_step
 from dr.training.optimizers import train_mode
 
 Values = NDArray[np.float64]
@@ -58,8 +59,9 @@ def find_lr(config: FindLrConfig) -> LrRange:
     nothing is kept. Raises ValueError for anything that cannot be trained as asked.
     """
     rates = np.geomspace(config.lowest_lr, config.highest_lr, config.steps)
-    job = trial_job(config, _fold(config))
-    torch.manual_seed(config.seed)
+    accelerator = choose_accelerator(config.accel)
+    job = trial_job(config, _fold(config), accelerator)
+    accelerator.seed(config.seed)
     learner = build_learner(
         config, job.accelerator, image_size=job.image_size, label_counts=job.label_counts
     )
@@ -91,9 +93,17 @@ def _losses(
     train_mode(learner.model)
     losses: list[float] = []
     best = math.inf
-    for rate, (batch, labels, drawing) in zip(rates, _batches(job, loader), strict=False):
-        loss = train_step(learner, batch, labels=labels, drawing=drawing, learning_rate=float(rate))
-        losses.append(float(loss))
+    steps = zip(rates, _batches(job, loader), strict=False)
+    for step, (rate, (batch, labels, drawing)) in enumerate(steps):
+        figures = train_step(
+            learner,
+            batch,
+            labels=labels,
+            drawing=drawing,
+            learning_rate=float(rate),
+            key=(job.config.seed, job.fold, step),
+        )
+        losses.append(figures.loss)
         done(len(batch.records))
         recent = float(np.mean(losses[-_LAST:]))
         best = min(best, recent)
@@ -109,7 +119,7 @@ def _batches(
     for epoch in itertools.count():
         plan, drawing = job.plan(epoch), job.drawing(epoch)
         labels = job.labels_of(plan)
-        here = drawing if drawing.augmentation.on_device else None
+        here = device_drawing(drawing)
         for batch in loader.batches(plan, loader_drawing(drawing)):
             yield batch, labels, here
 

@@ -6,7 +6,6 @@ Its scores choose nothing. A run has one test set at a time; another one takes i
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,9 @@ from dr.shards.joining import parts_of
 from dr.shards.naming import source_names
 from dr.shards.shard_set import ShardSet
 from dr.training.checkpoint import WEIGHTS, load_weights_file
-from dr.training.fold import SCORES_FILE, build_learner, open_loader, write_predictions
+from dr.training.job import open_loader
+from dr.training.keeping import SCORES_FILE, write_predictions
+from dr.training.learner import build_learner
 from dr.training.loop import evaluate
 from dr.training.run_folder import (
     CHANCES,
@@ -107,7 +108,7 @@ def score_fold(test: OutsideTest, fold: int, progress: JobProgress) -> None:
 
     with FileLock(test.run.fold(fold) / ".lock"):
         if test.is_due(fold):
-            test.accelerator.launch(partial(_score, test, fold, progress))
+            _score(test, fold, progress)
 
 
 def _score(test: OutsideTest, fold: int, progress: JobProgress) -> None:
@@ -121,7 +122,15 @@ def _score(test: OutsideTest, fold: int, progress: JobProgress) -> None:
     with open_loader(
         test.config, test.shards, image_size=test.image_size, accelerator=test.accelerator
     ) as loader:
-        found = evaluate(learner, loader, plan=plan, labels=labels, done=progress.advance)
+        found = evaluate(
+            learner,
+            loader,
+            plan=plan,
+            labels=labels,
+            done=progress.advance,
+            pad_to=test.config.batch_size if test.accelerator.static_batch else None,
+        )
+    assert found is not None, "the test set is scored by one process"
     scores = score_predictions(
         labels=labels[found.records], probabilities=found.probabilities, losses=found.losses
     )

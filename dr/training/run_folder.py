@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ CHANCES = ["p0", "p1", "p2", "p3", "p4"]
 PREDICTIONS = "predictions.csv"
 PREDICTION_COLUMNS = ("name", "patient", "fold", "label", "score", *CHANCES)
 TEST_SCORES = "test_scores.json"
+LOCK_WAIT_S = 5.0
+"""How long a fold that another process holds is waited for: ranks outlive their parent a little."""
 
 
 @dataclass(frozen=True)
@@ -80,22 +84,29 @@ def _check_same_run(path: Path, identity: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, what: str) -> Iterator[None]:
-    """Hold a folder's lock, which a dead process does not hold.
+def locked(folder: Path, *, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Hold a folder's lock, which a dead process does not hold, and tidy up after such a one.
 
-    Raises ValueError where a live process holds it.
+    A process that is about to die is waited for. Raises ValueError, naming the process and its
+    machine, where a live one holds the lock after `wait_s` seconds.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
+    holder = folder / ".holder"
+    lock = FileLock(folder / ".lock", timeout=wait_s)
     try:
         lock.acquire()
     except Timeout as error:
-        raise ValueError(f"{folder}: {what} is being trained by another process") from error
+        by = holder.read_text() if holder.is_file() else "another process"
+        raise ValueError(f"{folder}: {what} is being trained by {by}") from error
     try:
+        holder.write_text(f"process {os.getpid()} on {platform.node()}")
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink()
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()
 
 

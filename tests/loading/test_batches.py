@@ -331,3 +331,25 @@ def test_an_announcement_that_does_not_come_true_changes_nothing() -> None:
     expected = np.stack([decode_at(JPEGS[record], size=32) for record in (5, 6)])
     assert np.array_equal(plain.images, expected)
     assert not np.array_equal(drawn.images, expected)
+
+
+def test_a_plan_may_ask_for_pictures_of_another_size_announced_or_not() -> None:
+    read: list[int] = []
+
+    def counted(record: int) -> bytes:
+        read.append(record)
+        return JPEGS[record]
+
+    small, large = [np.array([0, 1]), np.array([2])], [np.array([8]), np.array([9, 3])]
+    config = LoaderConfig(threads=1, prefetch=2)
+    with BatchLoader(counted, image_size=64, config=config) as loader:
+        loader.announce(large)
+        found = [*loader.batches(small, image_size=24), *loader.batches([*large])]
+        loader.announce(small, image_size=40)
+        found += [*loader.batches([*small])]
+    assert [len(batch.images[0]) for batch in found] == [24, 24, 64, 64, 64, 64]
+    for batch in found:
+        size = batch.images.shape[1]
+        expected = [decode_at(JPEGS[record], size=size) for record in batch.records]
+        assert np.array_equal(batch.images, np.stack(expected))
+    assert read[:6] == [0, 1, 2, 8, 9, 3]

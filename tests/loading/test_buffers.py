@@ -71,6 +71,16 @@ def test_no_more_than_keep_unused_ones_are_kept() -> None:
     assert len(pool._free) == 2
 
 
+def test_the_smallest_that_suffices_is_lent_and_the_largest_are_kept() -> None:
+    pool, sizes = BufferPool(keep=3), (1, 9, 3, 7, 5)
+    held = {size: pool.lend((size, 8, 8, 3)) for size in sizes}
+    places = {size: address(array) for size, array in held.items()}
+    held.clear()
+    assert [len(buffer) // 192 for buffer in pool._free] == [5, 7, 9]
+    again = [pool.lend((size, 8, 8, 3)) for size in (6, 2, 8)]
+    assert [address(array) for array in again] == [places[size] for size in (7, 5, 9)]
+
+
 def test_many_threads_never_share_one() -> None:
     pool, wrong = BufferPool(keep=3), []
 

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from dr.loading.sampler import Mixture, evaluation_batches, source_counts, training_batches
+from dr.loading.sampler import (
+    Balance,
+    Mixture,
+    evaluation_batches,
+    grade_counts,
+    source_counts,
+    training_batches,
+)
 
 RECORDS = st.sets(st.integers(0, 10_000), min_size=1, max_size=200).map(
     lambda found: np.array(list(found), dtype=np.int64)
@@ -182,3 +189,100 @@ def test_a_source_of_weight_0_is_left_out_and_one_that_would_be_is_refused() -> 
         source_counts(records, Mixture(source_of, (1, 1000)), 10)
     with pytest.raises(ValueError, match=r"source number 2 .*holds 0 that one fold trains on"):
         source_counts(records[:5], Mixture(source_of, (1, 1)), 4)
+
+
+@st.composite
+def balanced(draw: st.DrawFn) -> tuple[np.ndarray, Balance]:
+    """Some records of one to five grades, each held by some, and a strength."""
+    held = draw(st.lists(st.integers(0, 40), min_size=5, max_size=5).filter(any))
+    grades = np.random.default_rng(draw(st.integers(0, 99))).permutation(np.repeat(range(5), held))
+    taken = np.array(draw(st.lists(st.booleans(), min_size=len(grades), max_size=len(grades))))
+    first = np.isin(np.arange(len(grades)), np.unique(grades, return_index=True)[1])
+    strength = draw(st.floats(0.01, 1))
+    return np.flatnonzero(taken | first), Balance(grades, strength)
+
+
+def balanced_orders(
+    records: np.ndarray, balance: Balance, *, size: int, epochs: int, mixture: Mixture | None = None
+) -> list[np.ndarray]:
+    found = [
+        np.concatenate(
+            training_batches(
+                records, batch_size=size, seed=3, epoch=epoch, balance=balance, mixture=mixture
+            )
+        )
+        for epoch in range(epochs)
+    ]
+    assert all(len(np.unique(numbers)) == len(numbers) for numbers in found)
+    return [numbers % len(balance.grade_of) for numbers in found]
+
+
+@given(balanced(), st.integers(1, 7))
+def test_a_grade_comes_in_proportion_to_a_power_of_its_count(
+    drawn: tuple[np.ndarray, Balance], size: int
+) -> None:
+    records, balance = drawn
+    length = len(records) // size * size
+    assume(length >= 5)
+    (order,) = balanced_orders(records, balance, size=size, epochs=1)
+    assert len(order) == length
+    assert np.isin(order, records).all()
+    held = np.bincount(balance.grade_of[records], minlength=5)
+    powers = np.where(held, held.astype(float) ** (1 - balance.strength), 0)
+    shares = length * powers / powers.sum()
+    came = np.bincount(balance.grade_of[order], minlength=5)
+    lifted = (came == 1) & (shares < 1)
+    assert (np.abs(came - shares)[~lifted] <= 1 + lifted.sum()).all()
+    assert ((came > 0) == (held > 0)).all()
+
+
+@given(balanced(), st.integers(1, 7))
+def test_no_record_of_a_grade_comes_again_before_all_came_once(
+    drawn: tuple[np.ndarray, Balance], size: int
+) -> None:
+    records, balance = drawn
+    assume(len(records) // size * size >= 5)
+    stream = np.concatenate(balanced_orders(records, balance, size=size, epochs=4))
+    for grade in np.unique(balance.grade_of[records]):
+        own = records[balance.grade_of[records] == grade]
+        came = stream[balance.grade_of[stream] == grade]
+        for start in range(0, len(came), len(own)):
+            cycle = came[start : start + len(own)]
+            assert len(np.unique(cycle)) == len(cycle)
+            assert len(cycle) < len(own) or np.array_equal(np.sort(cycle), own)
+
+
+def test_full_balance_draws_every_grade_alike_and_numbers_what_comes_again_anew() -> None:
+    grades = np.repeat([0, 1, 2, 3, 4], [70, 10, 10, 5, 5])
+    batches = training_batches(
+        np.arange(100), batch_size=10, seed=0, epoch=1, balance=Balance(grades, 1.0)
+    )
+    order = np.concatenate(batches)
+    assert np.bincount(grades[order % 100]).tolist() == [20] * 5
+    assert sorted(order[grades[order % 100] == 4]) == [
+        record + 100 * time for time in range(4) for record in range(95, 100)
+    ]
+    again = training_batches(
+        np.arange(100)[::-1], batch_size=10, seed=0, epoch=1, balance=Balance(grades, 1.0)
+    )
+    assert np.array_equal(batches, again)
+    assert len({tuple(np.sort(grades[batch % 100])) for batch in batches}) > 1
+
+
+def test_each_source_is_balanced_by_itself_and_keeps_its_part() -> None:
+    source_of = np.repeat([0, 1], [60, 60])
+    grades = np.concatenate([np.repeat(range(5), [40, 5, 5, 5, 5]), np.repeat([0, 1], [50, 10])])
+    mixture, balance = Mixture(source_of, (1.0, 2.0)), Balance(grades, 1.0)
+    orders = balanced_orders(np.arange(120), balance, size=6, epochs=2, mixture=mixture)
+    for order in orders:
+        first, second = order[source_of[order] == 0], order[source_of[order] == 1]
+        assert np.bincount(grades[first]).tolist() == [8] * 5
+        assert np.bincount(grades[second]).tolist() == [40, 40]
+
+
+def test_a_rare_grade_always_comes_and_too_few_places_are_refused() -> None:
+    held = np.array([1000, 0, 1, 1, 1])
+    assert grade_counts(held, 0.01, 100) == [97, 0, 1, 1, 1]
+    assert grade_counts(held, 1.0, 4) == [1, 0, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"balance=0.5: 4 grades cannot share the 3 records"):
+        grade_counts(held, 0.5, 3)

@@ -13,7 +13,7 @@ from dr.modeling.objectives.base import class_weights
 from dr.prediction.folds import load_run
 from dr.shards.opening import open_shards
 from dr.training.cross_validation import cross_validate
-from dr.training.fold import read_history
+from dr.training.history import read_history
 
 Make = Callable[..., TrainConfig]
 CHANCES = ["p0", "p1", "p2", "p3", "p4"]

@@ -14,7 +14,7 @@ from sklearn.metrics import cohen_kappa_score
 from dr.compose import compose_rerun
 from dr.config import TableData, TrainConfig
 from dr.training.cross_validation import cross_validate
-from dr.training.fold import read_history
+from dr.training.history import read_history
 from dr.training.run_folder import locked
 
 Make = Callable[..., TrainConfig]
@@ -124,7 +124,8 @@ def test_select_cross_takes_the_epoch_from_the_other_folds_curves(tiny_config: M
 
 def test_select_cross_never_looks_at_the_folds_own_curve(tiny_config: Make, tmp_path: Path) -> None:
     from dr.training.cross_validation import _finish_cross
-    from dr.training.fold import EPOCHS, HISTORY_COLUMNS, write_history
+    from dr.training.history import HISTORY_COLUMNS, write_history
+    from dr.training.keeping import EPOCHS
     from dr.training.run_folder import RunFolder
 
     curves = {0: [0.9, 0.1, 0.1], 1: [0.1, 0.5, 0.4], 2: [0.2, 0.3, 0.5]}

@@ -13,10 +13,10 @@ from dr.config import TrainConfig
 from dr.scoring.metrics import SCORES, score_predictions
 from dr.training import fold as fold_module
 from dr.training.cross_validation import cross_validate
-from dr.training.fold import best_epoch, kept_epoch, read_history
+from dr.training.history import TIMINGS, best_epoch, kept_epoch, read_history
 
 Make = Callable[..., TrainConfig]
-TIMES = {"seconds", "images_per_second", "data_wait"}
+TIMES = set(TIMINGS)
 
 
 def rows(values: list[float | None], name: str = "qwk") -> list[dict[str, Any]]:

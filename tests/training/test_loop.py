@@ -12,7 +12,8 @@ from dr.loading.augmentation import Augmentation
 from dr.loading.batches import BatchLoader, Drawing
 from dr.loading.sampler import evaluation_batches, training_batches
 from dr.modeling.objectives import build_objective
-from dr.training.loop import Learner, evaluate, train_epoch
+from dr.training.learner import Learner
+from dr.training.loop import evaluate, train_epoch
 
 RECORDS = 23
 LABELS = np.arange(RECORDS) % 5

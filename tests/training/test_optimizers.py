@@ -12,7 +12,7 @@ from dr.accel.cpu import CPU
 from dr.config import SGD, AccelConfig, Adam, AdamW, ByName, OptimizerConfig, TrainConfig
 from dr.training import fold as fold_module
 from dr.training.cross_validation import cross_validate
-from dr.training.fold import read_history
+from dr.training.history import read_history
 from dr.training.optimizers import (
     TORCH_OPTIMIZERS,
     build_optimizer,

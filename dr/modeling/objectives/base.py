@@ -26,10 +26,12 @@ class Objective(ABC):
     def __init__(self, config: ObjectiveConfig, *, label_counts: ArrayLike | None = None) -> None:
         """`label_counts` [5] are needed to train with class weights, and for nothing else."""
         self._weights = None
+        self._host_weights = np.ones(GRADES)
         self._weighted = config.class_weights > 0
         if self._weighted and label_counts is not None:
             weights = class_weights(label_counts, strength=config.class_weights)
             self._weights = Table(torch.tensor(weights, dtype=torch.float32))
+            self._host_weights = weights
 
     @abstractmethod
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -65,6 +67,10 @@ class Objective(ABC):
             assert not self._weighted, "training with class weights needs label_counts"
             return torch.ones(labels.shape, dtype=torch.float32, device=labels.device)
         return self._weights.beside(labels)[labels]
+
+    def total_weight(self, labels: NDArray[np.int64]) -> float:
+        """The sum of the class weights of records with `labels` int64 `[N]`, on the host."""
+        return float(self._host_weights[labels].sum())
 
     @abstractmethod
     def decode(self, logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,194 @@
+"""An experiment that was checked: data opened, folds made, every cheap mistake found."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dr.accel.base import Accelerator
+from dr.config import TrainConfig
+from dr.loading.augmentation import Augmentation
+from dr.loading.sampler import Mixture, source_counts
+from dr.loading.split import Split, split_records
+from dr.modeling.backbones import build_model
+from dr.modeling.objectives import build_objective
+from dr.progress import JobProgress
+from dr.shards.duplicates import linked_patients
+from dr.shards.joining import parts_of, source_numbers
+from dr.shards.shard_set import ShardSet
+from dr.training.identity import source_weights
+from dr.training.job import FoldJob
+from dr.training.optimizers import build_optimizer, freeze_backbone
+from dr.training.run_folder import RunFolder
+from dr.training.schedules import schedule_warnings
+from dr.training.source import Outside, outside_shards, training_shards
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A training that was checked: what every fold shares, and `folds`, those asked for.
+
+    `image_size` is the training size in pixels.
+    """
+
+    config: TrainConfig
+    augmentation: Augmentation
+    shards: ShardSet
+    outside: Outside | None
+    split: Split
+    mixture: Mixture | None
+    image_size: int
+    folds: tuple[int, ...]
+
+
+def check_experiment(config: TrainConfig) -> Experiment:
+    """Open the data, make the folds, and build once what would otherwise fail hours later.
+
+    Raises ValueError for anything that cannot be trained as asked.
+    """
+    augmentation = Augmentation(config.augment)
+    shards = training_shards(config)
+    outside = outside_shards(config, shards)
+    split = split_records(
+        shards.table,
+        folds=config.folds,
+        fold_column=config.fold_column,
+        seed=config.fold_seed,
+        sources=source_numbers(shards),
+        links=linked_patients(shards),
+        group_duplicates=config.group_duplicates,
+    )
+    image_size = config.image_size or shards.image_size
+    experiment = Experiment(
+        config=config,
+        augmentation=augmentation,
+        shards=shards,
+        outside=outside,
+        split=split,
+        mixture=_mixture(config, shards),
+        image_size=image_size,
+        folds=tuple(_chosen_folds(config, split)),
+    )
+    _check(experiment)
+    return experiment
+
+
+def trial_job(config: TrainConfig, fold: int, accelerator: Accelerator) -> FoldJob:
+    """The training of one fold, checked as ever, for a trial: its run folder is never made.
+
+    Raises ValueError as `check_experiment` does.
+    """
+    experiment = check_experiment(dataclasses.replace(config, fold=[fold], test=None))
+    return FoldJob(
+        config=experiment.config,
+        shards=experiment.shards,
+        split=experiment.split,
+        fold=fold,
+        run=RunFolder(Path(config.outputs) / "trial", ""),
+        image_size=experiment.image_size,
+        accelerator=accelerator,
+        augmentation=experiment.augmentation,
+        progress=JobProgress(0, description="trial"),
+        mixture=experiment.mixture,
+    )
+
+
+def _check(experiment: Experiment) -> None:
+    config, split = experiment.config, experiment.split
+    _say_what_has_no_effect(config, split)
+    _say_what_is_enlarged(experiment)
+    experiment.augmentation.check(experiment.image_size)
+    _check_batches(config, split, experiment.folds)
+    _check_mixture(experiment)
+    _check_model(config, experiment.image_size)
+
+
+def _mixture(config: TrainConfig, shards: ShardSet) -> Mixture | None:
+    weights, sources = source_weights(config), source_numbers(shards)
+    if weights is None:
+        return None
+    assert sources is not None
+    return Mixture(sources, weights)
+
+
+def _check_mixture(experiment: Experiment) -> None:
+    """Refuse weights that leave a source out of an epoch; say how often each is gone through."""
+    mixture, split = experiment.mixture, experiment.split
+    if mixture is None:
+        return
+    size = experiment.config.batch_size
+    for fold in range(split.count):
+        records = split.training(fold)
+        counts = source_counts(records, mixture, len(records) // size * size)
+    held = np.bincount(mixture.source_of[records], minlength=len(counts))
+    for name, count, own in zip(parts_of(experiment.shards), counts, held, strict=True):
+        times = f"each {count / own:.2f} times" if count else "it is only scored"
+        _log.info("source %s: %d of %d records an epoch, %s", name, count, sum(counts), times)
+
+
+def _say_what_has_no_effect(config: TrainConfig, split: Split) -> None:
+    if config.fold_column is not None and config.folds != split.count:
+        _log.warning(
+            "fold_column=%s: gives %d fold(s); folds=%d has no effect",
+            config.fold_column,
+            split.count,
+            config.folds,
+        )
+
+
+def _say_what_is_enlarged(experiment: Experiment) -> None:
+    size = experiment.image_size
+    if size > experiment.shards.image_size:
+        _log.warning(
+            "image_size=%d: the shards hold %d px, so their pictures are enlarged",
+            size,
+            experiment.shards.image_size,
+        )
+    if experiment.outside is not None and size > experiment.outside.shards.image_size:
+        _log.warning(
+            "test=%s: holds pictures of %d px, which are enlarged to %d px",
+            experiment.config.test,
+            experiment.outside.shards.image_size,
+            size,
+        )
+
+
+def _chosen_folds(config: TrainConfig, split: Split) -> list[int]:
+    if config.fold == "all":
+        return list(range(split.count))
+    chosen = config.fold if isinstance(config.fold, list) else [config.fold]
+    if max(chosen) >= split.count:
+        raise ValueError(f"fold={config.fold}: there are folds 0 to {split.count - 1} only")
+    return list(chosen)
+
+
+def _check_batches(config: TrainConfig, split: Split, folds: Sequence[int]) -> None:
+    """Everything that a fold's first step would stumble over."""
+    fewest = min(len(split.training(fold)) for fold in folds)
+    if fewest < config.batch_size:
+        raise ValueError(
+            f"batch_size={config.batch_size}: is larger than the {fewest} records that one fold "
+            f"trains on; set at most {fewest}"
+        )
+    for warning in schedule_warnings(
+        config.schedule, steps_per_epoch=fewest // config.batch_size, epochs=config.epochs
+    ):
+        _log.warning("%s", warning)
+    if config.select == "cross" and split.count < 3:
+        raise ValueError(f"select=cross: needs at least 3 folds, there are {split.count}")
+
+
+def _check_model(config: TrainConfig, image_size: int) -> None:
+    """Build what learns once, so that its errors come before a run folder is made."""
+    objective = build_objective(config.objective)
+    model = build_model(
+        config.model, outputs=objective.outputs, head=objective.head, image_size=image_size
+    )
+    build_optimizer(model, config.optimizer)
+    if config.optimizer.freeze_epochs:
+        freeze_backbone(model, frozen=True)

@@ -1,0 +1,115 @@
+"""All that training one fold needs, and the plans that follow from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dr.accel.base import Accelerator
+from dr.config import GRADES, TrainConfig
+from dr.loading.augmentation import Augmentation
+from dr.loading.batches import BatchLoader, Drawing
+from dr.loading.pictures import open_pictures
+from dr.loading.sampler import Mixture, evaluation_batches, training_batches
+from dr.loading.split import Split
+from dr.progress import JobProgress
+from dr.shards.shard_set import ShardSet
+from dr.training.run_folder import RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldJob:
+    """All that training a fold needs. `image_size` is the training size in pixels."""
+
+    config: TrainConfig
+    shards: ShardSet
+    split: Split
+    fold: int
+    run: RunFolder
+    image_size: int
+    accelerator: Accelerator
+    augmentation: Augmentation
+    progress: JobProgress
+    mixture: Mixture | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where this fold's files lie."""
+        return self.run.fold(self.fold)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The label of every record."""
+        labels: NDArray[np.int64] = self.shards.table["label"].to_numpy()
+        return labels
+
+    @property
+    def label_counts(self) -> NDArray[np.int64]:
+        """How many of the fold's training records have each grade, int64 `[5]`."""
+        return np.bincount(self.labels[self.split.training(self.fold)], minlength=GRADES)
+
+    def plan(self, epoch: int) -> list[NDArray[np.int64]]:
+        """The training batches of an epoch, from 0."""
+        return training_batches(
+            self.split.training(self.fold),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            epoch=epoch,
+            mixture=self.mixture,
+        )
+
+    def drawing(self, epoch: int) -> Drawing:
+        """What augments an epoch, from 0."""
+        return Drawing(augmentation=self.augmentation, seed=self.config.seed, epoch=epoch)
+
+    def labels_of(self, plan: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """The label of every number in `plan`, those of records drawn again included."""
+        times = max(int(batch.max()) for batch in plan) // len(self.shards) + 1
+        return np.tile(self.labels, times)
+
+    def evaluation_plan(self) -> list[NDArray[np.int64]]:
+        """The batches of the held-out records."""
+        held_out = self.split.held_out(self.fold)
+        return evaluation_batches(held_out, batch_size=self.config.batch_size)
+
+    def own(self, plan: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        """This rank's share of each batch of a plan, without those it has no part in."""
+        shares = [self.accelerator.share(records) for records in plan]
+        return [records for records in shares if len(records)]
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Pictures that pass through the model in one epoch, evaluation included."""
+        training = len(self.split.training(self.fold)) // self.config.batch_size
+        return training * self.config.batch_size + len(self.split.held_out(self.fold))
+
+    @property
+    def images_in_all(self) -> int:
+        """Pictures that pass through the model in all epochs."""
+        return self.images_per_epoch * self.config.epochs
+
+
+def open_loader(
+    config: TrainConfig, shards: ShardSet, *, image_size: int, accelerator: Accelerator
+) -> BatchLoader:
+    """The loader of the pictures of `shards` at the training size.
+
+    It takes numbers beyond the last record too: a record drawn again (`training_batches`).
+    """
+    pictures = open_pictures(
+        shards, image_size=image_size, config=config.loader, cache=Path(config.cache)
+    )
+    return BatchLoader(
+        image_size=image_size,
+        config=config.loader,
+        pictures=lambda record, out: pictures(record % len(shards), out),
+        allocate=_pinned if accelerator.device.type == "cuda" else None,
+    )
+
+
+def _pinned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Memory that copies to CUDA don't wait for; torch lends it again when they are done."""
+    pinned: NDArray[np.uint8] = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+    return pinned

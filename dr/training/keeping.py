@@ -1,0 +1,88 @@
+"""What an epoch and a finished fold leave behind: weights, predictions, scores."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dr.files import write_csv, write_json
+from dr.scoring.metrics import SCORES
+from dr.shards.shard_set import ShardSet
+from dr.training.checkpoint import WEIGHTS, drop_checkpoints, save_weights
+from dr.training.history import kept_epoch
+from dr.training.job import FoldJob
+from dr.training.loop import Predictions
+from dr.training.run_folder import PREDICTION_COLUMNS, PREDICTIONS, RunFolder
+
+TRAINED = "trained.json"
+SCORES_FILE = "scores.json"
+EPOCHS = "epochs"
+
+
+def is_trained(run: RunFolder, fold: int) -> bool:
+    """Whether all epochs of a fold are done."""
+    folder = run.fold(fold)
+    return (folder / TRAINED).is_file() or (folder / SCORES_FILE).is_file()
+
+
+def keep_epoch(
+    job: FoldJob,
+    model: nn.Module,
+    history: list[dict[str, Any]],
+    predictions: Predictions | None,
+) -> None:
+    """Save the weights and predictions of the last epoch of `history` that may be kept later.
+
+    `predictions` are None where no record is held out.
+    """
+    epoch = history[-1]["epoch"]
+    folder = job.folder
+    if job.config.select == "cross":
+        folder = job.folder / EPOCHS / f"{epoch:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+    elif not _may_be_kept(job, history):
+        return
+    save_weights(folder / WEIGHTS, model)
+    if predictions is not None:
+        write_predictions(folder / PREDICTIONS, job.shards, fold=job.fold, predictions=predictions)
+
+
+def _may_be_kept(job: FoldJob, history: list[dict[str, Any]]) -> bool:
+    if history[-1]["loss"] is None or job.config.select == "last":
+        return len(history) == job.config.epochs
+    return kept_epoch(history, job.config) == len(history)
+
+
+def write_predictions(path: Path, shards: ShardSet, *, fold: int, predictions: Predictions) -> None:
+    """Write a fold's predictions of records of `shards` as CSV."""
+    table = shards.table.iloc[predictions.records]
+    rows = []
+    for place, (name, patient, label) in enumerate(
+        zip(table["name"], table["patient"], table["label"], strict=True)
+    ):
+        chances = predictions.probabilities[place]
+        rows.append(
+            {"name": name, "patient": patient, "fold": fold, "label": label}
+            | {"score": f"{predictions.scores[place]:.7g}"}
+            | {f"p{grade}": f"{chance:.7g}" for grade, chance in enumerate(chances)}
+        )
+    write_csv(path, PREDICTION_COLUMNS, rows)
+
+
+def finish_fold(run: RunFolder, fold: int, epoch: int, history: list[dict[str, Any]]) -> None:
+    """Write a fold's scores at the kept epoch and drop what only an unfinished fold needs."""
+    folder = run.fold(fold)
+    kept = folder / EPOCHS / f"{epoch:04d}"
+    for name in (PREDICTIONS, WEIGHTS):
+        if (kept / name).is_file():
+            (kept / name).replace(folder / name)
+    row = history[epoch - 1]
+    predictions = folder / PREDICTIONS
+    records = len(predictions.read_text().splitlines()) - 1 if predictions.is_file() else 0
+    scores = {name: row[name] for name in SCORES}
+    skipped = int(row.get("unscored") or 0)
+    known = {"epoch": epoch, "records": records, "skipped": skipped}
+    write_json(folder / SCORES_FILE, {**scores, **known})
+    drop_checkpoints(folder)
+    shutil.rmtree(folder / EPOCHS, ignore_errors=True)

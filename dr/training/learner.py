@@ -1,0 +1,139 @@
+"""What learns in a fold: model, objective, optimizer, and the device they are on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from dr.accel.base import Accelerator
+from dr.config import TrainConfig
+from dr.loading.batches import Batch, Drawing
+from dr.loading.device_warp import augment_batch
+from dr.modeling.backbones import Normalisation, build_model, normalisation
+from dr.modeling.objectives import Objective, build_objective
+from dr.training.optimizers import build_optimizer, freeze_backbone
+
+
+@dataclass(kw_only=True)
+class Learner:
+    """What learns: the model on its device, its objective, optimizer and input normalisation.
+
+    `clip_norm` bounds the norm of all gradients together; None leaves them as they are. A step
+    goes through its batch in `accumulate` parts. `network` is None until a step needs it.
+    """
+
+    model: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    accelerator: Accelerator
+    mean: torch.Tensor
+    std: torch.Tensor
+    clip_norm: float | None = None
+    accumulate: int = 1
+    frozen: bool = False
+    network: nn.Module | None = None
+
+    @property
+    def training_network(self) -> nn.Module:
+        """What a training step calls, with the weights of `model`."""
+        if self.network is None:
+            self.network = self.accelerator.network(self.model)
+        return self.network
+
+    def training_logits(self, pictures: torch.Tensor) -> torch.Tensor:
+        """`[B, outputs]` of the network that is trained, for normalised pictures."""
+        with self.accelerator.autocast():
+            logits: torch.Tensor = self.training_network(pictures)
+        return logits
+
+    def logits(self, batch: Batch) -> torch.Tensor:
+        """`[B, outputs]` of the model that is scored, for a batch of uint8 pictures."""
+        pictures = self.inputs(batch)
+        with self.accelerator.autocast():
+            logits: torch.Tensor = self.scored(pictures)
+        return logits
+
+    @property
+    def scored(self) -> nn.Module:
+        """The model that is scored and kept."""
+        return self.model
+
+    def inputs(self, batch: Batch, drawing: Drawing | None = None) -> torch.Tensor:
+        """Normalised pictures `[B, 3, S, S]` on the device, augmented where `drawing` is given."""
+        pictures = self.accelerator.pictures(torch.from_numpy(batch.images))
+        if drawing is not None:
+            pictures = augment_batch(
+                pictures,
+                drawing.augmentation,
+                records=batch.records,
+                seed=drawing.seed,
+                epoch=drawing.epoch,
+            )
+        return pictures.sub_(self.mean).div_(self.std)
+
+    def freeze(self, frozen: bool) -> None:
+        """Let the backbone learn, or not."""
+        freeze_backbone(self.model, frozen=frozen)
+        if frozen != self.frozen:
+            self.frozen, self.network = frozen, None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds of all this."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "accelerator": self.accelerator.state(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over what `state` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.accelerator.load_state(state["accelerator"])
+
+
+def normalisation_tensors(
+    normalisation: Normalisation, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation as `[1, 3, 1, 1]` on the device."""
+    shape = (1, 3, 1, 1)
+    mean = torch.tensor(normalisation.mean, device=device).reshape(shape)
+    return mean, torch.tensor(normalisation.std, device=device).reshape(shape)
+
+
+def build_learner(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    *,
+    image_size: int,
+    pretrained: bool = True,
+    label_counts: NDArray[np.int64] | None = None,
+) -> Learner:
+    """The model that a fold starts from, and what trains it; `pretrained=False` loads no weights.
+
+    `label_counts` int64 `[5]` of the training records are needed to train with class weights.
+    Raises ValueError where the model cannot be built.
+    """
+    objective = build_objective(config.objective, label_counts=label_counts)
+    model = build_model(
+        config.model,
+        outputs=objective.outputs,
+        head=objective.head,
+        pretrained=pretrained,
+        image_size=image_size,
+    )
+    model = accelerator.prepare_model(model)
+    mean, std = normalisation_tensors(normalisation(config.model), accelerator.device)
+    return Learner(
+        model=model,
+        objective=objective,
+        optimizer=build_optimizer(model, config.optimizer),
+        clip_norm=config.optimizer.clip_norm,
+        accumulate=1 if config.accel.accumulate == "auto" else config.accel.accumulate,
+        accelerator=accelerator,
+        mean=mean,
+        std=std,
+    )
