@@ -254,8 +254,9 @@ def _check_warp(config: TrainConfig) -> list[Problem]:
 def check_model(model: ModelConfig) -> list[Problem]:
     """Problems of the `model` group that show without timm."""
     problems = _required("model.name", model.name, "name a timm model")
-    fix = "give hub, package, none, or the path of a weights file"
-    problems += _required("model.weights", model.weights, fix)
+    fix = "give hub, package, none, the path of a weights file, or run:DIR"
+    named = model.weights.removeprefix("run:") if model.weights else model.weights
+    problems += _required("model.weights", named, fix)
     problems += _share("model.drop_rate", model.drop_rate)
     return problems + _share("model.drop_path_rate", model.drop_path_rate)
 

@@ -10,7 +10,9 @@ import faulthandler
 import logging
 import os
 import re
+import signal
 import sys
+import time
 import traceback
 import types
 import typing
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dr.config import VARIANTS, ConfigError, Problem
+from dr.training.interruption import Interrupted, count_from, die_with_parent
 from dr.urls import masked
 
 T = TypeVar("T")
@@ -29,6 +32,7 @@ PATH_KEYS = frozenset(
         "test",
         "outputs",
         "cache",
+        "resume",
         "rerun",
         "run",
         "images",
@@ -50,6 +54,9 @@ _ELEMENT = re.compile(
     r"""\s*(?:(?P<quoted>'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*")|(?P<plain>[^,]*?))\s*(?:,|$)""",
     re.DOTALL,
 )
+
+_SAVING_S = 5.0
+"""How long a stopped job of a sweep gives the other jobs to save."""
 
 _BAD = object()
 """Stands for what could not be built; its problem is reported."""
@@ -338,8 +345,10 @@ def run_door(
     """Compose the command line, check it, and call `main` with the configuration.
 
     Exits with 2 after problems of the configuration, 1 after any other refusal, 130 after an
-    interrupt. `HYDRA_FULL_ERROR=1` shows where an error came from.
+    interrupt, 128 plus its number after a signal whose training was saved, 75 after a time limit.
+    `HYDRA_FULL_ERROR=1` shows where an error came from.
     """
+    count_from(time.time())
     faulthandler.enable(file=2)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     arguments = sys.argv[1:]
@@ -354,6 +363,9 @@ def run_door(
     except KeyboardInterrupt:
         print(f"dr.{name}: interrupted; the same command goes on with it", file=sys.stderr)
         sys.exit(130)
+    except Interrupted as stop:
+        print(f"dr.{name}: {stop}", file=sys.stderr)
+        sys.exit(stop.exit_code)
     except (ValueError, OSError) as error:
         sys.exit(_report(name, error))
 
@@ -380,6 +392,23 @@ def _report(name: str, error: Exception) -> int:
     return 2
 
 
+def _set_up(door: int, started: float) -> None:
+    """Set up the process of a job: the door's own, or one that a launcher started."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if os.getpid() != door:
+        die_with_parent()
+    if os.getppid() == door:
+        count_from(started)
+
+
+def _leave(name: str, stop: Interrupted, door: int) -> typing.NoReturn:
+    """End the process of a stopped job, and the sweep with it."""
+    print(f"dr.{name}: {stop}", file=sys.stderr)
+    if os.getppid() == door:
+        time.sleep(_SAVING_S)  # joblib kills all other jobs when it hears of this one
+    sys.exit(stop.exit_code)
+
+
 def _run_hydra(
     name: str,
     *,
@@ -392,17 +421,25 @@ def _run_hydra(
     from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
+    door, started = os.getpid(), time.time()
+
     # Launchers pickle this function and run it in other processes, which nobody set up.
     def job(config: Any) -> float | None:
-        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+        _set_up(door, started)
         try:
             return main(build(schema, _plain(config), check))
+        except Interrupted as stop:
+            if os.getpid() != door and os.getppid() != door:
+                raise CompactHydraException(f"dr.{name}: {stop}") from None
+            _leave(name, stop, door)
         except (ValueError, OSError) as error:
             code = _report(name, error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise CompactHydraException(f"dr.{name}: {masked(str(error))}") from None
             sys.exit(code)
 
+    if any(argument.startswith("hydra/launcher=") for argument in sys.argv):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # joblib would kill jobs that are saving
     groups = group_names([conf_folder(), *_user_folders(sys.argv)])
     sys.argv[1:] = hydra_arguments(sys.argv[1:], groups)
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()

@@ -96,6 +96,23 @@ def problems(*overrides: str) -> list[str]:
         (["augment.where=gpu"], "augment.where", "workers, device"),
         (["augment=none", "augment.where=device"], "augment.where", "has no effect"),
         (["accel=tpu", "augment.where=device"], "augment.where", "set workers"),
+        (["augment.mixup=-1"], "augment.mixup", "at least 0"),
+        (["augment.cutmix=nan"], "augment.cutmix", "at least 0"),
+        (["augment.mixup=0.2", "batch_size=1"], "augment.mixup", "to 2 at least"),
+        (
+            ["augment.cutmix=1", "batch_size=7", "accel.devices=2", "accel.accumulate=2"],
+            "augment.cutmix",
+            "raise batch_size to 8",
+        ),
+        (["balance=-0.1"], "balance", "from 0 to 1"),
+        (["balance=nan"], "balance", "from 0 to 1"),
+        (["balance=1", "objective.class_weights=0.5"], "balance", "add up to 1"),
+        (["grow_percent=50"], "grow_percent", "without start_image_size"),
+        (["start_image_size=4"], "start_image_size", "at least 8"),
+        (["start_image_size=64", "grow_percent=0"], "grow_percent", "above 0"),
+        (["start_image_size=64", "grow_percent=101"], "grow_percent", "at most 100"),
+        (["image_size=64", "start_image_size=64"], "start_image_size", "below image_size=64"),
+        (["start_image_size=64", "epochs=1"], "start_image_size", "no effect with epochs=1"),
         (["data=eyepacs", "data.labels=/l.csv"], "data.images", "folder of photographs"),
         (["data.patients=0"], "data.patients", "at least 1"),
         (["data.grade_shares=[1]"], "data.grade_shares", "5 shares"),
@@ -128,6 +145,10 @@ def test_a_part_needs_its_number_and_that_of_all(overrides: list[str], key: str,
     assert [problem.key for problem in found] == [key]
     assert fix in found[0].fix
     assert check_prepare(dataclasses.replace(config, parts=2, part=1)) == []
+
+
+def test_balance_and_class_weights_may_add_up_to_1() -> None:
+    assert problems("balance=0.7", "objective.class_weights=0.3") == []
 
 
 def test_all_bad_values_are_reported_together() -> None:

@@ -1,11 +1,15 @@
-"""The CPU."""
+"""The CPU, in one process or in several."""
 
+import logging
 import platform
 
 import torch
 
-from dr.accel.base import Accelerator
+from dr.accel.launching import Place, cores_of_rank
+from dr.accel.ranks import Ranked
 from dr.config import AccelConfig
+
+_log = logging.getLogger(__name__)
 
 
 def computes_bfloat16() -> bool:
@@ -13,17 +17,13 @@ def computes_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-class CPU(Accelerator):
-    """One process on the CPU."""
+class CPU(Ranked):
+    """A process on the CPU; ranks talk through gloo."""
 
     name = "cpu"
 
-    def __init__(self, config: AccelConfig) -> None:
-        """Raises ValueError for more devices than one, or float16."""
-        if config.devices > 1:
-            raise ValueError(
-                f"accel.devices={config.devices}: accel=cpu trains in one process; set 1"
-            )
+    def __init__(self, config: AccelConfig, place: Place | None = None) -> None:
+        """`place` makes it one of several ranks. Raises ValueError for float16."""
         if config.precision == "float16":
             raise ValueError("accel.precision=float16: is for CUDA; choose bfloat16 or float32")
         automatic = "bfloat16" if computes_bfloat16() else "float32"
@@ -32,9 +32,23 @@ class CPU(Accelerator):
             precision=automatic if config.precision == "auto" else config.precision,
             channels_last=True if config.channels_last is None else config.channels_last,
         )
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
+        local_ranks = config.devices if place is None else place.local_world_size
+        self._threads = config.threads
+        if local_ranks > 1:
+            self._threads = config.threads or cores_of_rank(local_ranks)
+        if self._threads is not None and (place is not None or config.devices == 1):
+            torch.set_num_threads(self._threads)
+        if place is not None:
+            self.join(place, "gloo")
+        elif config.devices > cores_of_rank(1):
+            _log.warning(
+                "accel.devices=%d: are more ranks than the %d cores here; they will share them",
+                config.devices,
+                cores_of_rank(1),
+            )
 
     def describe(self) -> str:
         capability = torch.backends.cpu.get_cpu_capability()
-        return f"cpu ({platform.machine()}, {capability}, {torch.get_num_threads()} threads)"
+        threads = self._threads or torch.get_num_threads()
+        one = f"cpu ({platform.machine()}, {capability}, {threads} threads)"
+        return one if self.devices == 1 else f"{self.devices} x {one}"

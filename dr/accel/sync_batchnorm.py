@@ -107,7 +107,9 @@ class _Normalise(torch.autograd.Function):
         gain = scale if weight is None else scale * weight.double()
         slope = -gain * scale * slope
         shift = -gain * shift - slope * mean.double()
-        by_pictures = torch.addcmul(_channels(shift, pictures), pictures, _channels(slope, pictures))
+        by_pictures = torch.addcmul(
+            _channels(shift, pictures), pictures, _channels(slope, pictures)
+        )
         by_pictures.addcmul_(gradient, _channels(gain, pictures))
         if weight is None:
             return by_pictures.to(pictures.dtype), None, None, None

@@ -1,7 +1,9 @@
 """What a logger is told of a fold, and the guard that keeps a failing one from ending the run."""
 
+import json
 import logging
 import threading
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from dr.files import write_json
 from dr.urls import masked
 
+TOKEN_FILE = "logger.json"
 KEPT = "kept/"
 """Before the name of a score of the epoch that is kept."""
 
@@ -21,23 +25,35 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Logged:
-    """The fold that is logged: what a logger's own run of it is made of.
+    """The fold that is logged.
 
-    `token` is the fold's, and the same when it goes on after an interruption. `history` has the
-    rows of the epochs that are done already; `settings` are flat, without credentials.
+    `folder` is the fold's, in the run's folder; `history` has the rows of history.csv of the
+    epochs that are done already; `settings` are flat.
     """
 
-    run: Path
+    folder: Path
     fold: int
     identity: str
-    token: str
     settings: Mapping[str, Any]
     history: Sequence[Mapping[str, Any]]
 
     @property
+    def run(self) -> Path:
+        """The run's folder."""
+        return self.folder.parent
+
+    @property
     def name(self) -> str:
-        """`<run folder>/fold-<number>`."""
-        return f"{self.run.name}/fold-{self.fold}"
+        """`<run folder>/<fold folder>`."""
+        return f"{self.run.name}/{self.folder.name}"
+
+    def token(self) -> str:
+        """What tells this fold's training from all others, also after an interruption."""
+        path = self.folder / TOKEN_FILE
+        if not path.is_file():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"token": uuid.uuid4().hex[:16]})
+        return str(json.loads(path.read_text())["token"])
 
 
 class Logger(ABC):
@@ -52,7 +68,10 @@ class Logger(ABC):
 
     @abstractmethod
     def finish(self, scores: Mapping[str, Any]) -> None:
-        """Log the scores of the fold's kept epoch, `scores["epoch"]`: the fold is done."""
+        """The fold is done: log the scores of its kept epoch, `scores["epoch"]`.
+
+        They are empty where that epoch is chosen later.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -164,7 +183,9 @@ def figures(row: Mapping[str, Any]) -> dict[str, float]:
 
 def kept(scores: Mapping[str, Any]) -> dict[str, float]:
     """`figures` of the kept epoch, by the names they are logged by."""
-    numbers = figures(scores) | {"epoch": float(scores["epoch"])}
+    numbers = figures(scores)
+    if scores:
+        numbers["epoch"] = float(scores["epoch"])
     return {KEPT + name: value for name, value in numbers.items()}
 
 

@@ -53,7 +53,7 @@ class MLflowLogger(Logger):
         self._log_rows([row])
 
     def finish(self, scores: Mapping[str, Any]) -> None:
-        self._log(kept(scores), int(scores["epoch"]))
+        self._log(kept(scores), int(scores.get("epoch", 0)))
         self._finished = True
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class MLflowLogger(Logger):
 
     def _find(self, experiment: str, logged: Logged) -> str | None:
         """The fold's run, unless it holds epochs that the fold is about to train again."""
-        clause = f"tags.`{TOKEN}` = '{logged.token}'"
+        clause = f"tags.`{TOKEN}` = '{logged.token()}'"
         done = {int(row["epoch"]) for row in logged.history}
         for run in self._client.search_runs([experiment], clause, order_by=["start_time DESC"]):
             name = str(run.info.run_id)
@@ -78,7 +78,7 @@ class MLflowLogger(Logger):
 
     def _begin(self, experiment: str, logged: Logged) -> str:
         tags = {
-            TOKEN: logged.token,
+            TOKEN: logged.token(),
             "dr.run": logged.run.name,
             "dr.identity": logged.identity,
             "dr.fold": str(logged.fold),

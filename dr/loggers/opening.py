@@ -1,18 +1,13 @@
 """Loggers by name."""
 
-import json
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
 from dr.config import LoggerConfig, MLflowConfig, TensorBoardConfig, WandbConfig
-from dr.files import write_json
 from dr.loggers.base import GuardedLogger, Logged, Logger, NoLogger
 from dr.urls import mask_values
 
-TOKEN_FILE = "logger.json"
 PACKAGES: Mapping[type[LoggerConfig], tuple[str, ...]] = {
     LoggerConfig: (),
     TensorBoardConfig: ("tensorboard",),
@@ -27,49 +22,23 @@ def missing_packages(config: LoggerConfig) -> list[str]:
     return [name for name in PACKAGES[type(config)] if find_spec(name) is None]
 
 
-def open_logger(
-    config: LoggerConfig,
-    *,
-    run: Path,
-    fold: int,
-    identity: str,
-    settings: Mapping[str, Any],
-    history: Sequence[Mapping[str, Any]],
-) -> Logger:
-    """The logger of a fold; it never raises, and never keeps a training waiting for long.
+def open_logger(config: LoggerConfig, describe: Callable[[], Logged]) -> Logger:
+    """The logger of the fold that `describe` tells of; credentials in URLs are masked.
 
-    Args:
-        config: which one, and its settings.
-        run: the run's folder, in `outputs`; the fold's lies in it.
-        fold: the number of the fold.
-        identity: what the run is known by.
-        settings: what the run was made with, by dotted keys; credentials in URLs are masked.
-        history: rows of history.csv, those of the epochs that are done already.
+    It never raises, and never keeps a training waiting for long: what fails, `describe` included,
+    is warned about and switched off.
     """
     if type(config) is LoggerConfig:
         return NoLogger()
 
     def opening() -> Logger:
-        logged = Logged(
-            run=run.resolve(),
-            fold=fold,
-            identity=identity,
-            token=_token(run / f"fold-{fold}"),
-            settings=mask_values(dict(settings)),
-            history=history,
+        logged = describe()
+        logged = dataclasses.replace(
+            logged, folder=logged.folder.resolve(), settings=mask_values(dict(logged.settings))
         )
         return _OPENERS[type(config)](config, logged)
 
     return GuardedLogger(config.name, opening)
-
-
-def _token(folder: Path) -> str:
-    """What tells a fold's training from all others, also after an interruption."""
-    path = folder / TOKEN_FILE
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"token": uuid.uuid4().hex[:16]})
-    return str(json.loads(path.read_text())["token"])
 
 
 def _tensorboard(config: LoggerConfig, logged: Logged) -> Logger:

@@ -13,7 +13,7 @@ class TensorBoardLogger(Logger):
     def __init__(self, logged: Logged) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = logged.run / "tensorboard" / f"fold-{logged.fold}"
+        folder = logged.run / "tensorboard" / logged.folder.name
         shutil.rmtree(folder, ignore_errors=True)
         # A TensorBoard that is open drops from `purge_step` on what it read from the old file.
         self._writer: Any = SummaryWriter(str(folder), purge_step=0)
@@ -27,7 +27,7 @@ class TensorBoardLogger(Logger):
         self._writer.flush()
 
     def finish(self, scores: Mapping[str, Any]) -> None:
-        self._add(kept(scores), scores["epoch"])
+        self._add(kept(scores), scores.get("epoch", 0))
         self._writer.flush()
 
     def close(self) -> None:

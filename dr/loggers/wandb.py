@@ -21,7 +21,7 @@ class WandbLogger(Logger):
     def __init__(self, config: WandbConfig, logged: Logged) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         if config.mode == "offline":
-            for old in (logged.run / "wandb").glob(f"offline-run-*-{logged.token}"):
+            for old in (logged.run / "wandb").glob(f"offline-run-*-{logged.token()}"):
                 shutil.rmtree(old)
         self._run = _begin(config, logged)
         self._finished = False
@@ -47,9 +47,9 @@ def _begin(config: WandbConfig, logged: Logged) -> Any:
     online = config.mode == "online"
     return wandb.init(
         project=config.project,
-        mode=config.mode,
+        mode="online" if online else "offline",
         dir=str(logged.run),
-        id=logged.token,
+        id=logged.token(),
         resume="allow" if online else None,
         group=logged.run.name,
         name=logged.name,

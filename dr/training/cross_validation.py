@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from dr.accel.base import Accelerator
 from dr.accel.choice import choose_accelerator
 from dr.config import TrainConfig
+from dr.digests import digest_of
 from dr.loading.pictures import open_pictures
 from dr.loading.resources import describe_loader
 from dr.progress import JobProgress
@@ -22,10 +22,12 @@ from dr.training.environment import code_version, describe_environment
 from dr.training.experiment import Experiment, check_experiment
 from dr.training.folds import FoldsTask, train_folds
 from dr.training.history import best_epoch, merits, read_history
-from dr.training.identity import run_identity, run_name
-from dr.training.interruption import parse_duration
+from dr.training.identity import decisive_settings, run_name
+from dr.training.interruption import Interrupted, deadline
 from dr.training.keeping import finish_fold, is_trained
+from dr.training.logged import fold_logger
 from dr.training.outside import OutsideTest, begin_test, score_ensemble, score_fold
+from dr.training.resuming import open_run
 from dr.training.run_folder import (
     RunFolder,
     claim_run_folder,
@@ -53,15 +55,15 @@ def cross_validate(config: TrainConfig) -> Outcome | None:
     anything that cannot be trained as asked, before the run folder is made where it can be known
     then, and Interrupted where the training was asked to stop.
     """
-    started = time.monotonic()
+    until = deadline(config.time_limit)
     with choose_accelerator(config.accel) as accelerator:
         if not accelerator.is_first:
             accelerator.follow()
             return None
-        return _lead(config, accelerator, started)
+        return _lead(config, accelerator, until)
 
 
-def _lead(config: TrainConfig, accelerator: Accelerator, started: float) -> Outcome:
+def _lead(config: TrainConfig, accelerator: Accelerator, until: float | None) -> Outcome:
     experiment = check_experiment(config)
     run = _claim(experiment, accelerator)
     test = _outside_test(experiment, run, accelerator)
@@ -69,7 +71,7 @@ def _lead(config: TrainConfig, accelerator: Accelerator, started: float) -> Outc
         _start(experiment, run, accelerator)
         if test is not None:
             begin_test(test)
-        _train_folds(experiment, run, accelerator, started)
+        _train_folds(experiment, run, accelerator, until)
     elif test is None or test.is_complete(experiment.folds):
         return Outcome(folder=run.path, result=run.result())
     return Outcome(folder=run.path, result=_gather(run, config, test, experiment.folds))
@@ -114,19 +116,35 @@ def _fill_cache(experiment: Experiment) -> None:
     """Build the decoded caches that the folds and the test will read, with progress of its own."""
     if experiment.config.loader.cache == "none":
         return
-    sets = [experiment.shards]
+    sets = [(experiment.shards, size) for size in experiment.training_sizes]
     if experiment.outside is not None:
-        sets.append(experiment.outside.shards)
-    total = sum(map(len, sets))
+        sets.append((experiment.outside.shards, experiment.image_size))
+    if len(experiment.training_sizes) > 1:
+        _say_room(experiment)
+    total = sum(len(shards) for shards, _ in sets)
     with JobProgress(total, description="decoding into the cache") as progress:
-        for shards in sets:
+        for shards, size in sets:
             open_pictures(
                 shards,
-                image_size=experiment.image_size,
+                image_size=size,
                 config=experiment.config.loader,
                 cache=Path(experiment.config.cache),
                 done=progress.advance,
             )
+
+
+def _say_room(experiment: Experiment) -> None:
+    sizes = experiment.training_sizes
+    whole = len(experiment.shards) * 3 * sum(size**2 for size in sizes)
+    _log.warning(
+        "start_image_size=%d: loader.cache=decoded keeps the pictures at each of %s px, %.1f GB in "
+        "all, where those of image_size=%d alone take %.1f GB",
+        sizes[0],
+        ", ".join(map(str, sizes)),
+        whole / 1e9,
+        sizes[-1],
+        len(experiment.shards) * 3 * sizes[-1] ** 2 / 1e9,
+    )
 
 
 def _threads() -> int:
@@ -137,13 +155,16 @@ def _threads() -> int:
 
 def _claim(experiment: Experiment, accelerator: Accelerator) -> RunFolder:
     config = experiment.config
-    identity = run_identity(
+    settings = decisive_settings(
         config,
         data=experiment.shards.digest,
         image_size=experiment.image_size,
         precision=accelerator.precision,
         channels_last=accelerator.channels_last,
     )
+    identity = digest_of(settings)
+    if config.resume not in ("auto", "never"):
+        return open_run(Path(config.resume), identity, settings)
     name = run_name(config, identity)
     return claim_run_folder(Path(config.outputs), name, identity, resume=config.resume)
 
@@ -198,9 +219,9 @@ def _one_source(shards: ShardSet) -> dict[str, Any]:
 
 
 def _train_folds(
-    experiment: Experiment, run: RunFolder, accelerator: Accelerator, started: float
+    experiment: Experiment, run: RunFolder, accelerator: Accelerator, until: float | None
 ) -> None:
-    folds, limit = experiment.folds, experiment.config.time_limit
+    folds = experiment.folds
     left = tuple(fold for fold in folds if not is_trained(run, fold))
     if len(left) < len(folds):
         done = ", ".join(str(fold) for fold in folds if fold not in left)
@@ -215,10 +236,14 @@ def _train_folds(
         image_size=experiment.image_size,
         folds=left,
         run=run,
-        time_limit_s=None if limit is None else parse_duration(limit),
-        started=started,
+        deadline=until,
     )
-    accelerator.launch(train_folds, task)
+    try:
+        accelerator.launch(train_folds, task)
+    except Interrupted as stop:
+        extra = f" with resume={run.path}" if experiment.config.resume == "never" else ""
+        text = f"{run.path}: {stop}; the same command{extra} goes on"
+        raise Interrupted(text, stop.exit_code) from None
 
 
 def _gather(
@@ -258,4 +283,6 @@ def _finish_cross(run: RunFolder, config: TrainConfig, folds: Sequence[int]) -> 
         if (run.fold(fold) / "scores.json").is_file():
             continue
         others = np.mean([curves[other] for other in folds if other != fold], axis=0)
-        finish_fold(run, fold, best_epoch(others.tolist()), histories[fold])
+        scores = finish_fold(run, fold, best_epoch(others.tolist()), histories[fold])
+        with fold_logger(config, run, fold, histories[fold]) as logger:
+            logger.finish(scores)

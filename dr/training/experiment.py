@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from dr.accel.base import Accelerator
-from dr.config import TrainConfig
+from dr.config import GRADES, TrainConfig
 from dr.loading.augmentation import Augmentation
-from dr.loading.sampler import Mixture, source_counts
+from dr.loading.sampler import Mixture, source_counts, training_batches
 from dr.loading.split import Split, split_records
 from dr.modeling.backbones import build_model
 from dr.modeling.objectives import build_objective
@@ -20,7 +21,7 @@ from dr.shards.duplicates import linked_patients
 from dr.shards.joining import parts_of, source_numbers
 from dr.shards.shard_set import ShardSet
 from dr.training.identity import source_weights
-from dr.training.job import FoldJob
+from dr.training.job import FoldJob, balance_of, growth_of
 from dr.training.optimizers import build_optimizer, freeze_backbone
 from dr.training.run_folder import RunFolder
 from dr.training.schedules import schedule_warnings
@@ -45,6 +46,11 @@ class Experiment:
     image_size: int
     folds: tuple[int, ...]
 
+    @property
+    def training_sizes(self) -> tuple[int, ...]:
+        """The sizes in pixels that are trained at, the last of which is `image_size`."""
+        return growth_of(self.config, self.image_size).sizes
+
 
 def check_experiment(config: TrainConfig) -> Experiment:
     """Open the data, make the folds, and build once what would otherwise fail hours later.
@@ -64,6 +70,7 @@ def check_experiment(config: TrainConfig) -> Experiment:
         group_duplicates=config.group_duplicates,
     )
     image_size = config.image_size or shards.image_size
+    _check_growth(config, image_size)
     experiment = Experiment(
         config=config,
         augmentation=augmentation,
@@ -102,10 +109,12 @@ def _check(experiment: Experiment) -> None:
     config, split = experiment.config, experiment.split
     _say_what_has_no_effect(config, split)
     _say_what_is_enlarged(experiment)
-    experiment.augmentation.check(experiment.image_size)
+    for size in experiment.training_sizes:
+        experiment.augmentation.check(size)
     _check_batches(config, split, experiment.folds)
     _check_mixture(experiment)
-    _check_model(config, experiment.image_size)
+    _check_balance(experiment)
+    _check_model(experiment)
 
 
 def _mixture(config: TrainConfig, shards: ShardSet) -> Mixture | None:
@@ -114,6 +123,23 @@ def _mixture(config: TrainConfig, shards: ShardSet) -> Mixture | None:
         return None
     assert sources is not None
     return Mixture(sources, weights)
+
+
+def _check_growth(config: TrainConfig, image_size: int) -> None:
+    start = config.start_image_size
+    if start is None:
+        return
+    if start >= image_size:
+        raise ValueError(
+            f"start_image_size={start}: must be below image_size={image_size}, which it grows to"
+        )
+    sizes = growth_of(config, image_size).sizes
+    if config.accel.compile or config.accel.name == "tpu":
+        _log.warning(
+            "start_image_size=%d: the network is compiled for each of %s px",
+            start,
+            ", ".join(map(str, sizes)),
+        )
 
 
 def _check_mixture(experiment: Experiment) -> None:
@@ -129,6 +155,25 @@ def _check_mixture(experiment: Experiment) -> None:
     for name, count, own in zip(parts_of(experiment.shards), counts, held, strict=True):
         times = f"each {count / own:.2f} times" if count else "it is only scored"
         _log.info("source %s: %d of %d records an epoch, %s", name, count, sum(counts), times)
+
+
+def _check_balance(experiment: Experiment) -> None:
+    """Refuse a balance that cannot be had; say how often each grade is gone through."""
+    split, labels = experiment.split, experiment.shards.table["label"].to_numpy()
+    balance = balance_of(experiment.config, labels)
+    if balance is None:
+        return
+    size, mixture = experiment.config.batch_size, experiment.mixture
+    for fold in range(split.count):
+        records = split.training(fold)
+        plan = training_batches(
+            records, batch_size=size, seed=0, epoch=0, mixture=mixture, balance=balance
+        )
+    drawn = np.bincount(labels[np.concatenate(plan) % len(labels)], minlength=GRADES)
+    held = np.bincount(labels[records], minlength=GRADES)
+    for grade in np.flatnonzero(held):
+        counts = (drawn[grade], drawn.sum(), drawn[grade] / held[grade])
+        _log.info("grade %d: %d of %d records an epoch, each %.2f times", grade, *counts)
 
 
 def _say_what_has_no_effect(config: TrainConfig, split: Split) -> None:
@@ -183,8 +228,9 @@ def _check_batches(config: TrainConfig, split: Split, folds: Sequence[int]) -> N
         raise ValueError(f"select=cross: needs at least 3 folds, there are {split.count}")
 
 
-def _check_model(config: TrainConfig, image_size: int) -> None:
+def _check_model(experiment: Experiment) -> None:
     """Build what learns once, so that its errors come before a run folder is made."""
+    config, image_size = experiment.config, experiment.image_size
     objective = build_objective(config.objective)
     model = build_model(
         config.model, outputs=objective.outputs, head=objective.head, image_size=image_size
@@ -192,3 +238,17 @@ def _check_model(config: TrainConfig, image_size: int) -> None:
     build_optimizer(model, config.optimizer)
     if config.optimizer.freeze_epochs:
         freeze_backbone(model, frozen=True)
+    for size in experiment.training_sizes[:-1]:
+        _check_takes(model, config, size)
+
+
+@torch.no_grad()
+def _check_takes(model: torch.nn.Module, config: TrainConfig, size: int) -> None:
+    try:
+        model.eval()(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"start_image_size={config.start_image_size}: {config.model.name} doesn't take "
+            f"{size} px beside the full size ({error}); leave it out, raise it, or choose a "
+            "convolutional model.name, which takes any size"
+        ) from error

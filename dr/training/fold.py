@@ -1,5 +1,7 @@
 """Training one fold: epoch after epoch, from wherever it was interrupted."""
 
+import json
+import logging
 import time
 from functools import partial
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 from dr.files import write_json
 from dr.loading.advice import NOTABLE_WAIT, advice
 from dr.loading.batches import BatchLoader
+from dr.loggers.base import Logger, NoLogger
 from dr.scoring.metrics import score_predictions, to_json
 from dr.training.checkpoint import load_checkpoint, save_checkpoint
 from dr.training.control import FoldControl
@@ -15,6 +18,7 @@ from dr.training.interruption import Stopper
 from dr.training.job import FoldJob, open_loader
 from dr.training.keeping import TRAINED, finish_fold, keep_epoch
 from dr.training.learner import Learner, build_learner
+from dr.training.logged import fold_logger
 from dr.training.loop import (
     EpochFigures,
     Predictions,
@@ -22,8 +26,11 @@ from dr.training.loop import (
     loader_drawing,
     train_epoch,
 )
+from dr.training.resuming import go_on_with, settings_in_force
 from dr.training.schedules import learning_rate
 from dr.training.state import FoldState, pack_state, unpack_state
+
+_log = logging.getLogger(__name__)
 
 
 def train_fold(job: FoldJob, stopper: Stopper) -> None:
@@ -34,13 +41,25 @@ def train_fold(job: FoldJob, stopper: Stopper) -> None:
     where `stopper` says so.
     """
     fold = _begin(job, stopper)
-    with open_loader(
-        job.config, job.shards, image_size=job.image_size, accelerator=job.accelerator
-    ) as loader:
-        while fold.state.epoch < job.config.epochs:
-            _run_epoch(fold, loader)
-    if job.accelerator.is_first:
-        _finish(job, fold.state)
+    with _logger(job, fold.state) as logger:
+        with open_loader(
+            job.config,
+            job.shards,
+            image_size=job.image_size,
+            accelerator=job.accelerator,
+            other_sizes=job.growth.sizes,
+        ) as loader:
+            while fold.state.epoch < job.config.epochs:
+                _run_epoch(fold, loader)
+                logger.epoch(fold.state.history[-1])
+        if job.accelerator.is_first:
+            logger.finish(_finish(job, fold.state))
+
+
+def _logger(job: FoldJob, state: FoldState) -> Logger:
+    if not job.accelerator.is_first:
+        return NoLogger()
+    return fold_logger(job.config, job.run, job.fold, state.history)
 
 
 class _Fold:
@@ -54,7 +73,8 @@ class _Fold:
         """Write a checkpoint; the first rank's part alone."""
         if self.job.accelerator.is_first:
             packed = pack_state(self.state, self.learner)
-            save_checkpoint(self.job.folder, packed)
+            settings = json.dumps(_settings(self.job, self.learner))
+            save_checkpoint(self.job.folder, {**packed, "settings": settings})
 
 
 def _begin(job: FoldJob, stopper: Stopper) -> _Fold:
@@ -65,6 +85,7 @@ def _begin(job: FoldJob, stopper: Stopper) -> _Fold:
     packed = load_checkpoint(job.folder, which=job.config.resume_from)
     state = FoldState()
     if packed is not None:
+        _take_settings(job, learner, json.loads(packed["settings"]))
         state = unpack_state(packed, learner)
         where = f"epoch {state.epoch + 1}, step {state.tally.step}"
         job.progress.say(f"fold {job.fold}: going on at {where}")
@@ -72,10 +93,29 @@ def _begin(job: FoldJob, stopper: Stopper) -> _Fold:
     return _Fold(job, learner, state, stopper)
 
 
-def _finish(job: FoldJob, state: FoldState) -> None:
+def _settings(job: FoldJob, learner: Learner) -> dict[str, Any]:
+    return settings_in_force(job.accelerator, job.config, accumulate=learner.accumulate)
+
+
+def _take_settings(job: FoldJob, learner: Learner, stored: dict[str, Any]) -> None:
+    """Go on with the settings of a checkpoint, or say what is another now."""
+    lines = go_on_with(stored, _settings(job, learner))
+    if lines and job.accelerator.is_first:
+        _log.warning(
+            "fold %d: goes on with other settings, so not to the same bits as without: %s",
+            job.fold,
+            "; ".join(lines),
+        )
+
+
+def _finish(job: FoldJob, state: FoldState) -> dict[str, Any]:
+    """The kept epoch's scores, empty where it is chosen later."""
+    scores = {}
     if job.config.select != "cross":
-        finish_fold(job.run, job.fold, kept_epoch(state.history, job.config), state.history)
+        epoch = kept_epoch(state.history, job.config)
+        scores = finish_fold(job.run, job.fold, epoch, state.history)
     write_json(job.folder / TRAINED, {"epochs": job.config.epochs})
+    return scores
 
 
 def _run_epoch(fold: _Fold, loader: BatchLoader) -> None:
@@ -118,11 +158,12 @@ def _train(fold: _Fold, loader: BatchLoader) -> EpochFigures:
         learner,
         loader,
         plan=plan,
-        labels=job.labels_of(plan),
+        labels=job.labels,
         drawing=job.drawing(epoch),
         learning_rate=rate,
         done=partial(job.progress.advance, description=_described(job, epoch)),
         key=(job.config.seed, job.fold),
+        image_size=job.growth.image_size_at(epoch),
         tally=fold.state.tally,
         control=fold.control,
     )
@@ -139,7 +180,11 @@ def _evaluate(fold: _Fold, loader: BatchLoader) -> Predictions | None:
     if not plan:
         return None
     if epoch + 1 < job.config.epochs:
-        loader.announce(job.own(job.plan(epoch + 1)), loader_drawing(job.drawing(epoch + 1)))
+        loader.announce(
+            job.own(job.plan(epoch + 1)),
+            loader_drawing(job.drawing(epoch + 1)),
+            image_size=job.growth.image_size_at(epoch + 1),
+        )
     return evaluate(
         fold.learner,
         loader,

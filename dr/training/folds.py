@@ -1,5 +1,6 @@
 """The folds of a run, one after the other, on every rank alike."""
 
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ from dr.training.run_folder import RunFolder, locked, update_result
 class FoldsTask:
     """What training the `folds` of a run takes, as plain data that other processes can be given.
 
-    `image_size` is the training size in pixels; after `time_limit_s` seconds from
-    `started` (of `time.monotonic`) the run saves and leaves.
+    `image_size` is the training size in pixels; at `deadline` (of `time.time`) the
+    run saves and leaves.
     """
 
     config: TrainConfig
@@ -32,8 +33,7 @@ class FoldsTask:
     image_size: int
     folds: tuple[int, ...]
     run: RunFolder
-    time_limit_s: float | None
-    started: float
+    deadline: float | None
 
 
 def train_folds(accelerator: Accelerator, task: FoldsTask) -> None:
@@ -41,8 +41,8 @@ def train_folds(accelerator: Accelerator, task: FoldsTask) -> None:
 
     Raises ValueError where another process trains one of them, and what `train_fold` raises.
     """
-    limit = task.time_limit_s if accelerator.is_first else None
-    stopper = Stopper(limit, started=task.started)
+    limit = None if task.deadline is None else task.deadline - time.time()
+    stopper = Stopper(limit if accelerator.is_first else None)
     progress = JobProgress(0, description="training", bar=accelerator.is_first)
     with stopper, progress:
         jobs = [_job(task, fold, accelerator, progress) for fold in task.folds]

@@ -1,8 +1,10 @@
 """Stopping a training between two steps: by a signal, or because its time is over."""
 
+import ctypes
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from types import FrameType, TracebackType
@@ -19,6 +21,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 REASONS: tuple[int, ...] = (*map(int, _SIGNALS), TIME_LIMIT)
 """Every reason to stop; where several are given, the first of them counts."""
 
+_PR_SET_PDEATHSIG = 1
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -39,13 +42,12 @@ class Stopper:
     """Notes SIGTERM, SIGINT and the end of a time limit, for a loop that asks after every step.
 
     Within its context (of the main thread) a first signal is noted, and a second one, later than
-    `SAME_SIGNAL_S` after it, does what it would without. `time_limit_s` seconds are counted from
-    `started`, a time of `time.monotonic`; None means from now.
+    `SAME_SIGNAL_S` after it, has its default action. One that came after the loop's last question
+    is sent again at the context's end. `time_limit_s` is counted from now.
     """
 
-    def __init__(self, time_limit_s: float | None = None, *, started: float | None = None) -> None:
-        self._limit = time_limit_s
-        self._started = time.monotonic() if started is None else started
+    def __init__(self, time_limit_s: float | None = None) -> None:
+        self._end = None if time_limit_s is None else time.monotonic() + time_limit_s
         self._signal = 0
         self._noted = 0.0
         self._before: dict[signal.Signals, object] = {}
@@ -61,9 +63,11 @@ class Stopper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
+        before, self._before = self._before, {}
+        for number, handler in before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
-        self._before = {}
+        if before and self._signal and error is None:
+            os.kill(os.getpid(), self._signal)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if not self._signal:
@@ -76,7 +80,7 @@ class Stopper:
         """0 to go on, the number of a signal, or `TIME_LIMIT`."""
         if self._signal:
             return self._signal
-        over = self._limit is not None and time.monotonic() - self._started >= self._limit
+        over = self._end is not None and time.monotonic() >= self._end
         return TIME_LIMIT if over else 0
 
     def interrupted(self, reason: int) -> Interrupted:
@@ -85,7 +89,33 @@ class Stopper:
             cause, code = "the time limit is over", TIME_LIMIT_EXIT
         else:
             cause, code = f"stopped by {signal.Signals(reason).name}", 128 + reason
-        return Interrupted(f"{cause}; the state is saved, the same command goes on", code)
+        return Interrupted(f"{cause}, the state is saved", code)
+
+
+_started: float | None = None
+
+
+def count_from(started: float) -> None:
+    """Let `deadline` count from `started`, a time of `time.time`: that of a whole command."""
+    global _started
+    _started = started
+
+
+def deadline(time_limit: str | None) -> float | None:
+    """The time (of `time.time`) at which a `time_limit` is over, None for no limit.
+
+    It is counted from what `count_from` was told, else from now. Raises what `parse_duration`
+    raises.
+    """
+    if time_limit is None:
+        return None
+    return (time.time() if _started is None else _started) + parse_duration(time_limit)
+
+
+def die_with_parent() -> None:
+    """Have this process sent SIGTERM when the one that started it dies, where Linux runs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def parse_duration(value: str, *, key: str = "time_limit") -> float:

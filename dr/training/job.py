@@ -1,5 +1,6 @@
 """All that training one fold needs, and the plans that follow from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +13,17 @@ from dr.config import GRADES, TrainConfig
 from dr.loading.augmentation import Augmentation
 from dr.loading.batches import BatchLoader, Drawing
 from dr.loading.pictures import open_pictures
-from dr.loading.sampler import Mixture, evaluation_batches, training_batches
+from dr.loading.sampler import Balance, Mixture, evaluation_batches, training_batches
 from dr.loading.split import Split
 from dr.progress import JobProgress
 from dr.shards.shard_set import ShardSet
 from dr.training.run_folder import RunFolder
+from dr.training.sizes import Growth
 
 
 @dataclass(frozen=True, kw_only=True)
 class FoldJob:
-    """All that training a fold needs. `image_size` is the training size in pixels."""
+    """All that training a fold needs. `image_size` in pixels is that of the last epoch."""
 
     config: TrainConfig
     shards: ShardSet
@@ -58,16 +60,17 @@ class FoldJob:
             seed=self.config.seed,
             epoch=epoch,
             mixture=self.mixture,
+            balance=balance_of(self.config, self.labels),
         )
+
+    @property
+    def growth(self) -> Growth:
+        """The training size of each epoch."""
+        return growth_of(self.config, self.image_size)
 
     def drawing(self, epoch: int) -> Drawing:
         """What augments an epoch, from 0."""
         return Drawing(augmentation=self.augmentation, seed=self.config.seed, epoch=epoch)
-
-    def labels_of(self, plan: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """The label of every number in `plan`, those of records drawn again included."""
-        times = max(int(batch.max()) for batch in plan) // len(self.shards) + 1
-        return np.tile(self.labels, times)
 
     def evaluation_plan(self) -> list[NDArray[np.int64]]:
         """The batches of the held-out records."""
@@ -91,20 +94,41 @@ class FoldJob:
         return self.images_per_epoch * self.config.epochs
 
 
+def balance_of(config: TrainConfig, labels: NDArray[np.int64]) -> Balance | None:
+    """How `config` evens out the grades, `labels` int64 `[records]`; None: not at all."""
+    return Balance(labels, config.balance) if config.balance else None
+
+
+def growth_of(config: TrainConfig, image_size: int) -> Growth:
+    """The training sizes of `config`, the last of which is `image_size`."""
+    return Growth(
+        start=config.start_image_size or image_size,
+        end=image_size,
+        percent=config.grow_percent,
+        epochs=config.epochs,
+    )
+
+
 def open_loader(
-    config: TrainConfig, shards: ShardSet, *, image_size: int, accelerator: Accelerator
+    config: TrainConfig,
+    shards: ShardSet,
+    *,
+    image_size: int,
+    accelerator: Accelerator,
+    other_sizes: Sequence[int] = (),
 ) -> BatchLoader:
-    """The loader of the pictures of `shards` at the training size.
+    """The loader of the pictures of `shards`, at `image_size` unless a plan asks for another one.
 
     It takes numbers beyond the last record too: a record drawn again (`training_batches`).
     """
-    pictures = open_pictures(
-        shards, image_size=image_size, config=config.loader, cache=Path(config.cache)
-    )
+    pictures = {
+        size: open_pictures(shards, image_size=size, config=config.loader, cache=Path(config.cache))
+        for size in {image_size, *other_sizes}
+    }
     return BatchLoader(
         image_size=image_size,
         config=config.loader,
-        pictures=lambda record, out: pictures(record % len(shards), out),
+        pictures=lambda record, out: pictures[len(out)](record % len(shards), out),
         allocate=_pinned if accelerator.device.type == "cuda" else None,
     )
 

@@ -70,8 +70,13 @@ def write_predictions(path: Path, shards: ShardSet, *, fold: int, predictions: P
     write_csv(path, PREDICTION_COLUMNS, rows)
 
 
-def finish_fold(run: RunFolder, fold: int, epoch: int, history: list[dict[str, Any]]) -> None:
-    """Write a fold's scores at the kept epoch and drop what only an unfinished fold needs."""
+def finish_fold(
+    run: RunFolder, fold: int, epoch: int, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Write a fold's scores at the kept epoch, which are returned.
+
+    What only an unfinished fold needs is dropped.
+    """
     folder = run.fold(fold)
     kept = folder / EPOCHS / f"{epoch:04d}"
     for name in (PREDICTIONS, WEIGHTS):
@@ -82,7 +87,8 @@ def finish_fold(run: RunFolder, fold: int, epoch: int, history: list[dict[str, A
     records = len(predictions.read_text().splitlines()) - 1 if predictions.is_file() else 0
     scores = {name: row[name] for name in SCORES}
     skipped = int(row.get("unscored") or 0)
-    known = {"epoch": epoch, "records": records, "skipped": skipped}
-    write_json(folder / SCORES_FILE, {**scores, **known})
+    scores |= {"epoch": epoch, "records": records, "skipped": skipped}
+    write_json(folder / SCORES_FILE, scores)
     drop_checkpoints(folder)
     shutil.rmtree(folder / EPOCHS, ignore_errors=True)
+    return scores

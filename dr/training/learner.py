@@ -1,6 +1,6 @@
 """What learns in a fold: model, objective, optimizer, and the device they are on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dr.accel.base import Accelerator
-from dr.config import TrainConfig
+from dr.config import AugmentConfig, TrainConfig
 from dr.loading.batches import Batch, Drawing
 from dr.loading.device_warp import augment_batch
 from dr.modeling.backbones import Normalisation, build_model, normalisation
 from dr.modeling.objectives import Objective, build_objective
+from dr.training.ema import EMA
+from dr.training.mixing import draw_mix
 from dr.training.optimizers import build_optimizer, freeze_backbone
 
 
@@ -22,7 +24,8 @@ class Learner:
     """What learns: the model on its device, its objective, optimizer and input normalisation.
 
     `clip_norm` bounds the norm of all gradients together; None leaves them as they are. A step
-    goes through its batch in `accumulate` parts. `network` is None until a step needs it.
+    goes through its batch in `accumulate` parts. `network` is None until a step needs it. Where
+    there is an `ema`, its model is the one that is scored and kept.
     """
 
     model: nn.Module
@@ -32,9 +35,11 @@ class Learner:
     mean: torch.Tensor
     std: torch.Tensor
     clip_norm: float | None = None
+    mixing: AugmentConfig = field(default_factory=AugmentConfig)
     accumulate: int = 1
     frozen: bool = False
     network: nn.Module | None = None
+    ema: EMA | None = None
 
     @property
     def training_network(self) -> nn.Module:
@@ -59,7 +64,7 @@ class Learner:
     @property
     def scored(self) -> nn.Module:
         """The model that is scored and kept."""
-        return self.model
+        return self.model if self.ema is None else self.ema.model
 
     def inputs(self, batch: Batch, drawing: Drawing | None = None) -> torch.Tensor:
         """Normalised pictures `[B, 3, S, S]` on the device, augmented where `drawing` is given."""
@@ -74,6 +79,17 @@ class Learner:
             )
         return pictures.sub_(self.mean).div_(self.std)
 
+    def mix(self, image_size: int, key: tuple[int, ...]) -> torch.Tensor | None:
+        """How the step that `key` tells mixes its pictures, on the device; None: not at all."""
+        drawn = draw_mix(self.mixing, size=image_size, key=key)
+        return None if drawn is None else self.accelerator.tensor(drawn)
+
+    def update(self, norm: torch.Tensor) -> None:
+        """A step of the optimizer with gradients of that joint norm, and of the average."""
+        self.accelerator.update(self.optimizer, norm=norm, clip_norm=self.clip_norm)
+        if self.ema is not None:
+            self.ema.update(self.model)
+
     def freeze(self, frozen: bool) -> None:
         """Let the backbone learn, or not."""
         freeze_backbone(self.model, frozen=frozen)
@@ -84,6 +100,7 @@ class Learner:
         """What a checkpoint holds of all this."""
         return {
             "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state(),
             "optimizer": self.optimizer.state_dict(),
             "accelerator": self.accelerator.state(),
         }
@@ -91,6 +108,8 @@ class Learner:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `state` gave."""
         self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.load_state(state["ema"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.accelerator.load_state(state["accelerator"])
 
@@ -132,8 +151,10 @@ def build_learner(
         objective=objective,
         optimizer=build_optimizer(model, config.optimizer),
         clip_norm=config.optimizer.clip_norm,
+        mixing=config.augment,
         accumulate=1 if config.accel.accumulate == "auto" else config.accel.accumulate,
         accelerator=accelerator,
         mean=mean,
         std=std,
+        ema=None if config.ema_decay is None else EMA(model, config.ema_decay),
     )

@@ -16,6 +16,7 @@ from dr.config import GRADES
 from dr.loading.batches import Batch, BatchLoader, Drawing
 from dr.training.interruption import REASONS
 from dr.training.learner import Learner
+from dr.training.mixing import mixed_pictures, mixed_sum
 from dr.training.optimizers import set_learning_rate, train_mode
 
 Records = NDArray[np.int64]
@@ -148,24 +149,25 @@ def train_step(
 ) -> StepFigures:
     """One step on this rank's `batch`, of which `everyone` are the records of all ranks.
 
-    `labels` int64 `[records]` by record number; `key` seeds what the network draws. The loss is
-    a mean weighted by the records' class weights, where the objective has them. `reason` is why
-    this rank is asked to stop.
+    `labels` int64 `[records]` by record number, over and over for numbers beyond; `key` seeds
+    what the network draws, and how pictures are mixed. The loss is a mean weighted by the records'
+    class weights, where the objective has them. `reason` is why this rank is asked to stop.
     """
     accelerator, optimizer = learner.accelerator, learner.optimizer
     set_learning_rate(optimizer, learning_rate)
     accelerator.seed(*key, accelerator.rank)
     whole = batch.records if everyone is None else everyone
-    weight = learner.objective.total_weight(labels[whole])
-    loss = _gradients(learner, batch, labels=labels, drawing=drawing, weight=weight)
+    weight = learner.objective.total_weight(labels[whole % len(labels)])
+    mix = learner.mix(batch.images.shape[1], key)
+    loss = _gradients(learner, batch, labels=labels, drawing=drawing, weight=weight, mix=mix)
     norm = accelerator.gradient_norm(optimizer)
     if accelerator.updates_first:
-        accelerator.update(optimizer, norm=norm, clip_norm=learner.clip_norm)
+        learner.update(norm)
     figures = _agreed(learner, accelerator.figures([loss, norm]), reason)
     if accelerator.updates_first:
         return figures
     if figures.taken:
-        accelerator.update(optimizer, norm=norm, clip_norm=learner.clip_norm)
+        learner.update(norm)
     else:
         accelerator.drop_gradients(optimizer)
     return figures
@@ -178,18 +180,19 @@ def _gradients(
     labels: NDArray[np.int64],
     drawing: Drawing | None,
     weight: float,
+    mix: torch.Tensor | None,
 ) -> torch.Tensor:
     """Add up the gradients of a batch, part by part; its part of the loss, detached."""
     accelerator = learner.accelerator
     total = torch.zeros((), device=accelerator.device)
     parts = micro_batches(batch, learner.accumulate)
     for number, part in enumerate(parts, start=1):
-        target = accelerator.tensor(labels[part.records])
-        pictures = learner.inputs(part, drawing)
+        target = accelerator.tensor(labels[part.records % len(labels)])
+        pictures = mixed_pictures(learner.inputs(part, drawing), mix)
         network = learner.training_network
         with accelerator.accumulating(network, last=number == len(parts)):
-            sums, _ = learner.objective.training_sums(learner.training_logits(pictures), target)
-            loss = sums / weight
+            logits = learner.training_logits(pictures)
+            loss = mixed_sum(learner.objective, logits, target, mix) / weight
             accelerator.backward(loss)
         total += loss.detach()
     return total
@@ -228,28 +231,32 @@ def train_epoch(
     learning_rate: Callable[[int], float],
     done: Callable[[int], None],
     key: tuple[int, ...] = (0,),
+    image_size: int | None = None,
     tally: Tally | None = None,
     control: Control | None = None,
 ) -> EpochFigures:
     """One pass over `plan`, from where `tally` stands; it is kept up to date.
 
     `learning_rate` is asked for the rate of each step of the epoch; `labels` int64 `[records]` by
-    record number; `key` seeds what the network draws, together with epoch, step and rank. Raises
+    record number, over and over for numbers beyond; pictures are of `image_size` px, or of the
+    loader's; `key` seeds what the network draws, together with epoch, step and rank. Raises
     what `control` raises.
     """
     tally, control = tally or Tally(), control or Control()
     train_mode(learner.model)
     own = [learner.accelerator.share(records) for records in plan[tally.step :]]
-    clock = _Clock(tally)
-    for batch in clock.waiting(loader.batches(own, loader_drawing(drawing))):
+    clock, rate = _Clock(tally), None
+    batches = loader.batches(own, loader_drawing(drawing), image_size=image_size)
+    for batch in clock.waiting(batches):
         step = _place(batch, plan, tally.step)
         everyone = batch.records if learner.accelerator.world_size == 1 else plan[step]
+        rate = learning_rate(step)
         figures = train_step(
             learner,
             batch,
             labels=labels,
             drawing=device_drawing(drawing),
-            learning_rate=learning_rate(step),
+            learning_rate=rate,
             key=(*key, drawing.epoch, step),
             everyone=everyone,
             reason=control.reason(),
@@ -260,7 +267,7 @@ def train_epoch(
             control.not_finite(everyone, figures, tally)
         done(len(everyone))
         control.after_step(tally, figures.reason)
-    return _epoch_figures(tally, plan, learning_rate(len(plan) - 1))
+    return _epoch_figures(tally, plan, learning_rate(len(plan) - 1) if rate is None else rate)
 
 
 def _place(batch: Batch, plan: list[Records], start: int) -> int:

@@ -118,10 +118,9 @@ def _batches(
     """The batches of one epoch after the other, with all labels and what the device draws."""
     for epoch in itertools.count():
         plan, drawing = job.plan(epoch), job.drawing(epoch)
-        labels = job.labels_of(plan)
         here = device_drawing(drawing)
         for batch in loader.batches(plan, loader_drawing(drawing)):
-            yield batch, labels, here
+            yield batch, job.labels, here
 
 
 def smooth(rates: Values, losses: Values, *, width: float, diverged: bool = False) -> LrRange:

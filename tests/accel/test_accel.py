@@ -2,6 +2,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,11 +87,23 @@ def test_the_model_computes_in_the_precision(precision: str) -> None:
     assert str(out.dtype) == f"torch.{precision}"
 
 
+def backward_and_step(
+    accelerator: Accelerator,
+    loss: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    *,
+    clip_norm: float | None = None,
+) -> None:
+    accelerator.backward(loss)
+    norm = accelerator.gradient_norm(optimizer)
+    accelerator.update(optimizer, norm=norm, clip_norm=clip_norm)
+
+
 def test_a_step_is_that_of_the_optimizer_and_clears_the_gradients() -> None:
     cpu = CPU(AccelConfig(name="cpu"))
     weight = torch.nn.Parameter(torch.tensor([2.0]))
     optimizer = torch.optim.SGD([weight], lr=0.5)
-    cpu.backward_and_step((weight**2).sum(), optimizer)
+    backward_and_step(cpu, (weight**2).sum(), optimizer)
     assert weight.tolist() == [2.0 - 0.5 * 4.0]
     assert weight.grad is None
 
@@ -108,14 +121,16 @@ def test_gradients_are_clipped_by_the_norm_of_all_groups_together(
     if scaled:  # float16's way, with a scaler that works without a GPU
         accelerator = object.__new__(CUDA)
         accelerator._scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    accelerator.backward_and_step(loss, optimizer, clip_norm=clip_norm)
+    backward_and_step(accelerator, loss, optimizer, clip_norm=clip_norm)
     torch.testing.assert_close(one.detach(), torch.tensor([-12 * scale]))
     torch.testing.assert_close(other.detach(), -0.5 * scale * torch.tensor([3.0, 4.0]))
 
 
-def test_one_rank_reduces_and_gathers_to_itself() -> None:
+def test_one_rank_is_all_ranks() -> None:
     cpu = CPU(AccelConfig(name="cpu"))
-    values = torch.tensor([1.0, 2.0], requires_grad=True)
-    assert torch.equal(cpu.reduce(values), values)
-    assert not cpu.gather(values).requires_grad
-    assert cpu.launch(lambda: 3) == 3
+    values = np.array([1.0, 2.0])
+    assert cpu.agree(values) is values
+    assert cpu.collect((values,)) == (values,)
+    assert cpu.share(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
+    assert cpu.launch(lambda accelerator, data: (accelerator, data), 3) == (cpu, 3)
+    assert cpu.figures([torch.tensor(1.5), torch.tensor(2)]) == [1.5, 2.0]

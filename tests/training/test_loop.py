@@ -109,7 +109,7 @@ def test_a_loss_that_is_not_finite_is_refused(loader: BatchLoader) -> None:
     own = learner()
     with torch.no_grad():
         next(own.model.parameters()).fill_(float("inf"))
-    with pytest.raises(ValueError, match=r"became nan in epoch 3; lower schedule\.max_lr"):
+    with pytest.raises(ValueError, match=r"loss became nan, .* lower schedule\.max_lr"):
         train_epoch(
             own,
             loader,

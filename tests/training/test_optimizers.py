@@ -171,10 +171,16 @@ def test_a_model_without_a_known_head_or_layers_is_refused(change: dict[str, flo
         build_optimizer(torch.nn.Linear(2, 2), AdamW(**change))
 
 
+def backward_and_step(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    accelerator = CPU(AccelConfig(name="cpu"))
+    accelerator.backward(loss)
+    accelerator.update(optimizer, norm=accelerator.gradient_norm(optimizer))
+
+
 def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
     pictures = torch.randn(6, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     loss = torch.nn.functional.cross_entropy(model(pictures), torch.arange(6) % 5)
-    CPU(AccelConfig(name="cpu")).backward_and_step(loss, optimizer)
+    backward_and_step(loss, optimizer)
 
 
 def small() -> torch.nn.Sequential:
@@ -271,7 +277,7 @@ def test_a_frozen_backbone_keeps_its_weights_and_statistics() -> None:
         train_mode(model)
         set_learning_rate(optimizer, 0.01)
         loss = model(torch.randn(4, 3, 32, 32)).square().sum()
-        CPU(AccelConfig(name="cpu")).backward_and_step(loss, optimizer)
+        backward_and_step(loss, optimizer)
         after = model.state_dict()
         return {name for name in before if not torch.equal(before[name], after[name])}
 
