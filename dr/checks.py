@@ -27,7 +27,9 @@ from dr.config import (
     HuberConfig,
     InspectConfig,
     LoaderConfig,
+    LoggerConfig,
     MedMNISTData,
+    MLflowConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -42,7 +44,9 @@ from dr.config import (
     SyntheticData,
     TableData,
     TrainConfig,
+    WandbConfig,
 )
+from dr.loggers.opening import missing_packages
 from dr.shards.naming import source_names
 from dr.training.interruption import parse_duration
 from dr.urls import is_url
@@ -379,6 +383,24 @@ def check_accel(accel: AccelConfig) -> list[Problem]:
     return problems
 
 
+def check_logger(logger: LoggerConfig, *, outputs: str) -> list[Problem]:
+    """Problems of the `logger` group: values, and packages that are not installed."""
+    problems = []
+    if isinstance(logger, MLflowConfig):
+        problems += _required("logger.experiment", logger.experiment, "name an MLflow experiment")
+        if logger.uri is None and set("%?") & set(str(Path(outputs).resolve())):
+            fix = "an MLflow store cannot lie in a folder with % or ? in its name; set logger.uri"
+            problems.append(Problem("outputs", outputs, fix))
+    if isinstance(logger, WandbConfig):
+        problems += _required("logger.project", logger.project, "name a W&B project")
+        problems += _one_of("logger.mode", logger.mode, ("offline", "online"))
+    missing = ", ".join(missing_packages(logger))
+    if missing:
+        fix = f"needs {missing}, which is not installed; pip install 'dr[loggers]'"
+        problems.append(Problem("logger", logger.name, fix))
+    return problems
+
+
 def check_loader(loader: LoaderConfig) -> list[Problem]:
     """Problems of the `loader` group."""
     problems = _at_least("loader.threads", loader.threads, 1)
@@ -426,6 +448,7 @@ def check_train(config: TrainConfig) -> list[Problem]:
     problems += check_schedule(config.schedule)
     problems += check_accel(config.accel) + _check_warp(config) + _check_mixing(config)
     problems += _check_balance(config) + _check_growth(config)
+    problems += check_logger(config.logger, outputs=config.outputs)
     problems += _one_of("on_error", config.on_error, ("fail", "skip"))
     for name, low in (("image_size", 8), ("batch_size", 1), ("epochs", 1), ("folds", 1)):
         problems += _at_least(name, getattr(config, name), low)

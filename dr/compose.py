@@ -117,7 +117,8 @@ def _quote_paths(value: str, *, multirun: bool = False) -> str:
     if _LIST.fullmatch(value):
         lists = re.split(r"(?<=\]),(?=\[)", value) if multirun else [value]
         return ",".join(_quote_list(text) for text in lists)
-    paths = value.split(",") if multirun and not Path(value).exists() else [value]
+    one = Path(value.removeprefix("run:")).exists()
+    paths = value.split(",") if multirun and not one else [value]
     return ",".join(quote_path(path) for path in paths)
 
 

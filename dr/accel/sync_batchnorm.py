@@ -26,7 +26,7 @@ def synchronise(model: nn.Module) -> nn.Module:
 
 
 def _over_ranks(kind: type[_BatchNorm], name: str) -> Any:
-    from timm.layers import BatchNormAct2d
+    from timm.layers import BatchNormAct2d  # type: ignore[attr-defined]
 
     if kind.forward not in (_BatchNorm.forward, BatchNormAct2d.forward):
         raise ValueError(
@@ -42,15 +42,16 @@ class _OverRanks(_BatchNorm):
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         if not (self.training and dist.is_initialized() and dist.get_world_size() > 1):
             return super().forward(pictures)
-        self._check_input_dim(pictures)
-        normalised = self._over_all(pictures)
+        self._check_input_dim(pictures)  # type: ignore[no-untyped-call]
+        normalised: torch.Tensor = self._over_all(pictures)
         for name in ("drop", "act"):
             if hasattr(self, name):
                 normalised = getattr(self, name)(normalised)
         return normalised
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _over_all(self, pictures: torch.Tensor) -> torch.Tensor:
+        normalised: torch.Tensor
         normalised, mean, variance, count = _Normalise.apply(
             pictures, self.weight, self.bias, self.eps
         )
@@ -64,7 +65,9 @@ class _OverRanks(_BatchNorm):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
-        momentum = self.momentum or 1 / float(self.num_batches_tracked)
+        momentum = self.momentum
+        if momentum is None:
+            momentum = 1 / float(self.num_batches_tracked)
         unbiased = variance * (count / (count - 1))
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
@@ -73,9 +76,9 @@ class _OverRanks(_BatchNorm):
 class _Normalise(torch.autograd.Function):
     """Pictures `[N, C, ...]` normalised by the mean and variance of all ranks' pictures.
 
-    Each rank's mean and variance are taken in float32 (Welford's way, whatever the precision of
-    the pictures); count, sum and sum of squares are joined from them in float64, where the
-    difference of large squares loses nothing that float32 holds. Returns, beside the pictures,
+    Each rank's mean and variance are taken in float32, whatever the precision of the pictures;
+    count, sum and sum of squares are joined from them in float64, where the difference of large
+    squares loses nothing that float32 holds. Returns, beside the pictures,
     mean, biased variance (float32 `[C]`) and count of all ranks.
     """
 
@@ -107,10 +110,8 @@ class _Normalise(torch.autograd.Function):
         gain = scale if weight is None else scale * weight.double()
         slope = -gain * scale * slope
         shift = -gain * shift - slope * mean.double()
-        by_pictures = torch.addcmul(
-            _channels(shift, pictures), pictures, _channels(slope, pictures)
-        )
-        by_pictures.addcmul_(gradient, _channels(gain, pictures))
+        shift, slope, gain = (_channels(part, pictures) for part in (shift, slope, gain))
+        by_pictures = torch.addcmul(shift, pictures, slope).addcmul_(gradient, gain)
         if weight is None:
             return by_pictures.to(pictures.dtype), None, None, None
         return by_pictures.to(pictures.dtype), by_weight, by_bias, None

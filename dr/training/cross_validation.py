@@ -20,11 +20,12 @@ from dr.shards.joining import JoinedShards, parts_of
 from dr.shards.shard_set import ShardSet
 from dr.training.environment import code_version, describe_environment
 from dr.training.experiment import Experiment, check_experiment
+from dr.training.fine_tuning import SourceRun, keep_source
 from dr.training.folds import FoldsTask, train_folds
 from dr.training.history import best_epoch, merits, read_history
 from dr.training.identity import decisive_settings, run_name
 from dr.training.interruption import Interrupted, deadline
-from dr.training.keeping import finish_fold, is_trained
+from dr.training.keeping import finish_fold, is_trained, tidy_fold
 from dr.training.logged import fold_logger
 from dr.training.outside import OutsideTest, begin_test, score_ensemble, score_fold
 from dr.training.resuming import open_run
@@ -161,6 +162,7 @@ def _claim(experiment: Experiment, accelerator: Accelerator) -> RunFolder:
         image_size=experiment.image_size,
         precision=accelerator.precision,
         channels_last=accelerator.channels_last,
+        start=None if experiment.source is None else experiment.source.digest,
     )
     identity = digest_of(settings)
     if config.resume not in ("auto", "never"):
@@ -226,6 +228,8 @@ def _train_folds(
     if len(left) < len(folds):
         done = ", ".join(str(fold) for fold in folds if fold not in left)
         _log.warning("%s: fold %s: trained already, not trained again", run.path, done)
+        for fold in set(folds) - set(left):
+            tidy_fold(run, fold)
     if not left:
         return
     task = FoldsTask(
@@ -236,6 +240,7 @@ def _train_folds(
         image_size=experiment.image_size,
         folds=left,
         run=run,
+        source=_kept_source(experiment, run, left),
         deadline=until,
     )
     try:
@@ -244,6 +249,15 @@ def _train_folds(
         extra = f" with resume={run.path}" if experiment.config.resume == "never" else ""
         text = f"{run.path}: {stop}; the same command{extra} goes on"
         raise Interrupted(text, stop.exit_code) from None
+
+
+def _kept_source(
+    experiment: Experiment, run: RunFolder, folds: Sequence[int]
+) -> SourceRun | None:
+    """What the folds start from, in the run's own folder."""
+    if experiment.source is None:
+        return None
+    return keep_source(experiment.source, run.path, folds)
 
 
 def _gather(

@@ -16,15 +16,18 @@ from dr.loading.sampler import Mixture, source_counts, training_batches
 from dr.loading.split import Split, split_records
 from dr.modeling.backbones import build_model
 from dr.modeling.objectives import build_objective
+from dr.modeling.weights import RunWeights
 from dr.progress import JobProgress
 from dr.shards.duplicates import linked_patients
 from dr.shards.joining import parts_of, source_numbers
 from dr.shards.shard_set import ShardSet
+from dr.training.fine_tuning import SourceRun, check_finished, open_source, say_what_is_loaded
 from dr.training.identity import source_weights
 from dr.training.job import FoldJob, balance_of, growth_of
 from dr.training.optimizers import build_optimizer, freeze_backbone
 from dr.training.run_folder import RunFolder
 from dr.training.schedules import schedule_warnings
+from dr.training.seen_patients import check_unseen
 from dr.training.source import Outside, outside_shards, training_shards
 
 _log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ class Experiment:
     outside: Outside | None
     split: Split
     mixture: Mixture | None
+    source: SourceRun | None
     image_size: int
     folds: tuple[int, ...]
 
@@ -50,6 +54,10 @@ class Experiment:
     def training_sizes(self) -> tuple[int, ...]:
         """The sizes in pixels that are trained at, the last of which is `image_size`."""
         return growth_of(self.config, self.image_size).sizes
+
+    def start(self, fold: int) -> RunWeights | None:
+        """The weights of another run that a fold starts from, where `model.weights` names one."""
+        return None if self.source is None else self.source.start(fold, self.config.objective)
 
 
 def check_experiment(config: TrainConfig) -> Experiment:
@@ -78,6 +86,7 @@ def check_experiment(config: TrainConfig) -> Experiment:
         outside=outside,
         split=split,
         mixture=_mixture(config, shards),
+        source=open_source(config),
         image_size=image_size,
         folds=tuple(_chosen_folds(config, split)),
     )
@@ -102,6 +111,7 @@ def trial_job(config: TrainConfig, fold: int, accelerator: Accelerator) -> FoldJ
         augmentation=experiment.augmentation,
         progress=JobProgress(0, description="trial"),
         mixture=experiment.mixture,
+        start=experiment.start(fold),
     )
 
 
@@ -114,6 +124,7 @@ def _check(experiment: Experiment) -> None:
     _check_batches(config, split, experiment.folds)
     _check_mixture(experiment)
     _check_balance(experiment)
+    _check_start(experiment)
     _check_model(experiment)
 
 
@@ -228,12 +239,31 @@ def _check_batches(config: TrainConfig, split: Split, folds: Sequence[int]) -> N
         raise ValueError(f"select=cross: needs at least 3 folds, there are {split.count}")
 
 
+def _check_start(experiment: Experiment) -> None:
+    """Refuse to start from weights that saw the records that are scored."""
+    source, split, outside = experiment.source, experiment.split, experiment.outside
+    if source is None:
+        return
+    check_finished(source, count=split.count, folds=experiment.folds)
+    check_unseen(
+        source,
+        shards=experiment.shards,
+        split=split,
+        outside=None if outside is None else outside.shards,
+    )
+    say_what_is_loaded(source, experiment.config)
+
+
 def _check_model(experiment: Experiment) -> None:
     """Build what learns once, so that its errors come before a run folder is made."""
     config, image_size = experiment.config, experiment.image_size
     objective = build_objective(config.objective)
     model = build_model(
-        config.model, outputs=objective.outputs, head=objective.head, image_size=image_size
+        config.model,
+        outputs=objective.outputs,
+        head=objective.head,
+        image_size=image_size,
+        start=experiment.start(experiment.folds[0]),
     )
     build_optimizer(model, config.optimizer)
     if config.optimizer.freeze_epochs:

@@ -84,8 +84,8 @@ def _head(objective: ObjectiveConfig) -> tuple[int, str]:
 def open_source(config: TrainConfig) -> SourceRun | None:
     """The run that `model.weights=run:DIR` names, None where it names none.
 
-    A run that is trained again (`rerun`) starts from what it kept of its source. Raises ValueError
-    where DIR is no run, or its network another one.
+    A run that goes on or is trained again (`resume=FOLDER`, `rerun=FOLDER`) starts from what it
+    kept. Raises ValueError where DIR is no run, or its network another one.
     """
     if not config.model.weights.startswith(RUN):
         return None
@@ -100,15 +100,13 @@ def open_source(config: TrainConfig) -> SourceRun | None:
 
 
 def _folder(config: TrainConfig) -> Path:
-    named = Path(config.model.weights.removeprefix(RUN)).expanduser()
-    if config.rerun is None:
-        return named
-    again = Path(config.rerun)
-    with suppress(OSError, KeyError, TypeError):
-        stored = yaml.safe_load((again / "config.yaml").read_text(encoding="utf-8"))
-        if stored["model"]["weights"] == config.model.weights and (again / KEPT).is_dir():
-            return again / KEPT
-    return named
+    again = [config.rerun, None if config.resume in ("auto", "never") else config.resume]
+    for folder in (Path(name) for name in again if name is not None):
+        with suppress(OSError, KeyError, TypeError):
+            stored = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+            if stored["model"]["weights"] == config.model.weights and (folder / KEPT).is_dir():
+                return folder / KEPT
+    return Path(config.model.weights.removeprefix(RUN)).expanduser()
 
 
 def _open(folder: Path, *, key: str) -> SourceRun:

@@ -80,7 +80,11 @@ class _Fold:
 def _begin(job: FoldJob, stopper: Stopper) -> _Fold:
     job.accelerator.seed(job.config.seed, job.fold)
     learner = build_learner(
-        job.config, job.accelerator, image_size=job.image_size, label_counts=job.label_counts
+        job.config,
+        job.accelerator,
+        image_size=job.image_size,
+        label_counts=job.label_counts,
+        start=job.start,
     )
     packed = load_checkpoint(job.folder, which=job.config.resume_from)
     state = FoldState()
@@ -110,12 +114,11 @@ def _take_settings(job: FoldJob, learner: Learner, stored: dict[str, Any]) -> No
 
 def _finish(job: FoldJob, state: FoldState) -> dict[str, Any]:
     """The kept epoch's scores, empty where it is chosen later."""
-    scores = {}
-    if job.config.select != "cross":
-        epoch = kept_epoch(state.history, job.config)
-        scores = finish_fold(job.run, job.fold, epoch, state.history)
-    write_json(job.folder / TRAINED, {"epochs": job.config.epochs})
-    return scores
+    if job.config.select == "cross":
+        write_json(job.folder / TRAINED, {"epochs": job.config.epochs})
+        return {}
+    epoch = kept_epoch(state.history, job.config)
+    return finish_fold(job.run, job.fold, epoch, state.history)
 
 
 def _run_epoch(fold: _Fold, loader: BatchLoader) -> None:

@@ -11,6 +11,7 @@ from dr.loading.sampler import Mixture
 from dr.loading.split import Split
 from dr.progress import JobProgress
 from dr.shards.shard_set import ShardSet
+from dr.training.fine_tuning import SourceRun
 from dr.training.fold import train_fold
 from dr.training.interruption import Stopper
 from dr.training.job import FoldJob
@@ -33,6 +34,7 @@ class FoldsTask:
     image_size: int
     folds: tuple[int, ...]
     run: RunFolder
+    source: SourceRun | None
     deadline: float | None
 
 
@@ -63,6 +65,7 @@ def _job(task: FoldsTask, fold: int, accelerator: Accelerator, progress: JobProg
         augmentation=Augmentation(task.config.augment),
         progress=progress,
         mixture=task.mixture,
+        start=None if task.source is None else task.source.start(fold, task.config.objective),
     )
 
 

@@ -54,7 +54,13 @@ def _flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def run_identity(
-    config: TrainConfig, *, data: str, image_size: int, precision: str, channels_last: bool
+    config: TrainConfig,
+    *,
+    data: str,
+    image_size: int,
+    precision: str,
+    channels_last: bool,
+    start: str | None = None,
 ) -> str:
     """SHA-256 (hex) of `decisive_settings`."""
     return digest_of(
@@ -64,19 +70,30 @@ def run_identity(
             image_size=image_size,
             precision=precision,
             channels_last=channels_last,
+            start=start,
         )
     )
 
 
 def decisive_settings(
-    config: TrainConfig, *, data: str, image_size: int, precision: str, channels_last: bool
+    config: TrainConfig,
+    *,
+    data: str,
+    image_size: int,
+    precision: str,
+    channels_last: bool,
+    start: str | None = None,
 ) -> dict[str, Any]:
     """The data's digest, the scientific settings, precision and layout: what a run is.
 
     `image_size`, `precision` and `channels_last` are those in force, so that a setting left to
-    the machine and the same one spelled out are the same run on that machine.
+    the machine and the same one spelled out are the same run on that machine. `start` is the
+    digest of the run that `model.weights=run:DIR` names, which counts instead of its place.
     """
-    return scientific_settings(config) | {
+    settings = scientific_settings(config)
+    if start is not None:
+        settings["model.weights"] = f"run:{start}"
+    return settings | {
         "data": data,
         "image_size": image_size,
         "accel.precision": precision,

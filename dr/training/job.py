@@ -15,6 +15,7 @@ from dr.loading.batches import BatchLoader, Drawing
 from dr.loading.pictures import open_pictures
 from dr.loading.sampler import Balance, Mixture, evaluation_batches, training_batches
 from dr.loading.split import Split
+from dr.modeling.weights import RunWeights
 from dr.progress import JobProgress
 from dr.shards.shard_set import ShardSet
 from dr.training.run_folder import RunFolder
@@ -23,7 +24,10 @@ from dr.training.sizes import Growth
 
 @dataclass(frozen=True, kw_only=True)
 class FoldJob:
-    """All that training a fold needs. `image_size` in pixels is that of the last epoch."""
+    """All that training a fold needs. `image_size` in pixels is that of the last epoch.
+
+    `start`: the weights of another run, where the fold starts from those.
+    """
 
     config: TrainConfig
     shards: ShardSet
@@ -35,6 +39,7 @@ class FoldJob:
     augmentation: Augmentation
     progress: JobProgress
     mixture: Mixture | None = None
+    start: RunWeights | None = None
 
     @property
     def folder(self) -> Path:

@@ -16,6 +16,7 @@ from dr.training.loop import Predictions
 from dr.training.run_folder import PREDICTION_COLUMNS, PREDICTIONS, RunFolder
 
 TRAINED = "trained.json"
+"""Says with `select=cross` that all epochs are done and the scores wait for the other folds."""
 SCORES_FILE = "scores.json"
 EPOCHS = "epochs"
 
@@ -89,6 +90,13 @@ def finish_fold(
     skipped = int(row.get("unscored") or 0)
     scores |= {"epoch": epoch, "records": records, "skipped": skipped}
     write_json(folder / SCORES_FILE, scores)
-    drop_checkpoints(folder)
-    shutil.rmtree(folder / EPOCHS, ignore_errors=True)
+    tidy_fold(run, fold)
     return scores
+
+
+def tidy_fold(run: RunFolder, fold: int) -> None:
+    """Drop what only an unfinished fold needs, where the fold has its scores."""
+    folder = run.fold(fold)
+    if (folder / SCORES_FILE).is_file():
+        drop_checkpoints(folder)
+        shutil.rmtree(folder / EPOCHS, ignore_errors=True)

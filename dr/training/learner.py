@@ -14,6 +14,7 @@ from dr.loading.batches import Batch, Drawing
 from dr.loading.device_warp import augment_batch
 from dr.modeling.backbones import Normalisation, build_model, normalisation
 from dr.modeling.objectives import Objective, build_objective
+from dr.modeling.weights import RunWeights
 from dr.training.ema import EMA
 from dr.training.mixing import draw_mix
 from dr.training.optimizers import build_optimizer, freeze_backbone
@@ -24,8 +25,9 @@ class Learner:
     """What learns: the model on its device, its objective, optimizer and input normalisation.
 
     `clip_norm` bounds the norm of all gradients together; None leaves them as they are. A step
-    goes through its batch in `accumulate` parts. `network` is None until a step needs it. Where
-    there is an `ema`, its model is the one that is scored and kept.
+    goes through its batch in `accumulate` parts. `guarded` keeps running statistics aside during a
+    step, which a batch that is left out must not reach. `network` is None until a step needs it.
+    Where there is an `ema`, its model is the one that is scored and kept.
     """
 
     model: nn.Module
@@ -37,6 +39,7 @@ class Learner:
     clip_norm: float | None = None
     mixing: AugmentConfig = field(default_factory=AugmentConfig)
     accumulate: int = 1
+    guarded: bool = False
     frozen: bool = False
     network: nn.Module | None = None
     ema: EMA | None = None
@@ -90,6 +93,15 @@ class Learner:
         if self.ema is not None:
             self.ema.update(self.model)
 
+    def statistics(self) -> list[torch.Tensor]:
+        """Copies of what a forward pass changes in the model, where a step is `guarded`."""
+        return [value.clone() for value in self.model.buffers()] if self.guarded else []
+
+    def restore(self, statistics: list[torch.Tensor]) -> None:
+        """Put back what `statistics` gave."""
+        for value, kept in zip(self.model.buffers(), statistics, strict=False):
+            value.copy_(kept)
+
     def freeze(self, frozen: bool) -> None:
         """Let the backbone learn, or not."""
         freeze_backbone(self.model, frozen=frozen)
@@ -130,10 +142,12 @@ def build_learner(
     image_size: int,
     pretrained: bool = True,
     label_counts: NDArray[np.int64] | None = None,
+    start: RunWeights | None = None,
 ) -> Learner:
     """The model that a fold starts from, and what trains it; `pretrained=False` loads no weights.
 
-    `label_counts` int64 `[5]` of the training records are needed to train with class weights.
+    `label_counts` int64 `[5]` of the training records are needed to train with class weights,
+    `start` where `model.weights` names a run.
     Raises ValueError where the model cannot be built.
     """
     objective = build_objective(config.objective, label_counts=label_counts)
@@ -143,6 +157,7 @@ def build_learner(
         head=objective.head,
         pretrained=pretrained,
         image_size=image_size,
+        start=start,
     )
     model = accelerator.prepare_model(model)
     mean, std = normalisation_tensors(normalisation(config.model), accelerator.device)

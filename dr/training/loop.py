@@ -158,7 +158,7 @@ def train_step(
     accelerator.seed(*key, accelerator.rank)
     whole = batch.records if everyone is None else everyone
     weight = learner.objective.total_weight(labels[whole % len(labels)])
-    mix = learner.mix(batch.images.shape[1], key)
+    mix, statistics = learner.mix(batch.images.shape[1], key), learner.statistics()
     loss = _gradients(learner, batch, labels=labels, drawing=drawing, weight=weight, mix=mix)
     norm = accelerator.gradient_norm(optimizer)
     if accelerator.updates_first:
@@ -170,6 +170,7 @@ def train_step(
         learner.update(norm)
     else:
         accelerator.drop_gradients(optimizer)
+        learner.restore(statistics)
     return figures
 
 

@@ -63,7 +63,11 @@ def find_lr(config: FindLrConfig) -> LrRange:
     job = trial_job(config, _fold(config), accelerator)
     accelerator.seed(config.seed)
     learner = build_learner(
-        config, job.accelerator, image_size=job.image_size, label_counts=job.label_counts
+        config,
+        job.accelerator,
+        image_size=job.image_size,
+        label_counts=job.label_counts,
+        start=job.start,
     )
     opened = open_loader(config, job.shards, image_size=job.image_size, accelerator=job.accelerator)
     images = config.steps * config.batch_size

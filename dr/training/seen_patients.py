@@ -61,21 +61,22 @@ def check_unseen(
 def _check_run(
     lineage: Sequence[SourceRun], shards: ShardSet, split: Split, outside: ShardSet | None
 ) -> None:
-    known = [
-        (part, own, fold_of)
+    trained = _trained_on(lineage[-1])
+    pairs = [
+        (part, own.table["patient"], fold_of)
         for own, fold_of in _with_folds(shards, split)
-        for part in _trained_on(lineage[-1])
+        for part in trained
         if _are_same_people(part, own)
     ]
     for fold in range(split.count):
+        before = _fold_of(lineage, fold)
         seen: set[str] = set()
-        for part, own, fold_of in known:
-            held_out = set(own.table["patient"][fold_of == fold])
-            seen |= held_out & part.patients(_fold_of(lineage, fold))
+        for part, patients, fold_of in pairs:
+            seen |= set(patients[fold_of == fold]) & part.patients(before)
         if seen:
             raise ValueError(_seen_in_fold(lineage, fold, sorted(seen)))
     if outside is not None:
-        _check_outside(lineage, split, outside)
+        _check_outside(lineage, trained, split, outside)
 
 
 def _fold_of(lineage: Sequence[SourceRun], fold: int) -> int:
@@ -124,10 +125,17 @@ def _are_same_people(part: _Trained, shards: ShardSet) -> bool:
     common = part.table[["name", "patient"]].merge(shards.table[["name", "patient"]])
     if common.empty:
         return False
-    others = _signed(part)
+    names, others = common["name"].tolist(), _signed(part)
     if others is None or not are_signed(shards):
+        _log.warning(
+            "%s and %s share %d names and patients, and their photographs cannot be compared%s: "
+            "they are taken for the same people",
+            part.place,
+            shards.place,
+            len(names),
+            "" if others is None else " without signatures",
+        )
         return True
-    names = common["name"].tolist()
     if _some_alike(_signatures(shards, names), _signatures(others, names)):
         return True
     _log.info(
@@ -168,13 +176,11 @@ def _seen_in_fold(lineage: Sequence[SourceRun], fold: int, seen: Sequence[str]) 
     run = lineage[-1]
     keys = ("folds", "fold_seed", "fold_column", "group_duplicates")
     folds = ", ".join(f"{key}={_spell(run.settings.get(key))}" for key in keys)
-    fix = f"make the folds as it did ({folds}) on the same data"
-    if run.folds == 1:
-        fix = f"it trained on all but its validation fold, if it had one ({folds})"
     return (
         f"{_begun(lineage)}: {len(seen)} patients of this run's fold {fold} ({_some(seen)}) are "
-        f"among those that its fold {_fold_of(lineage, fold)} was trained on, so that they cannot "
-        f"be scored; {fix}, or score other patients"
+        f"among those that its fold {_fold_of(lineage, fold)} was trained on, so the scores would "
+        f"be too good; make the folds as it did ({folds}, on the same data), or start from a run "
+        "of other patients"
     )
 
 
@@ -186,14 +192,16 @@ def _begun(lineage: Sequence[SourceRun]) -> str:
     return f"{begun}: started itself from the run {identity[:8]}"
 
 
-def _check_outside(lineage: Sequence[SourceRun], split: Split, outside: ShardSet) -> None:
-    seen: set[str] = set()
+def _check_outside(
+    lineage: Sequence[SourceRun], trained: Sequence[_Trained], split: Split, outside: ShardSet
+) -> None:
     folds = {_fold_of(lineage, fold) for fold in range(split.count)}
+    seen: set[str] = set()
     for own in parts_of(outside).values():
-        for part in _trained_on(lineage[-1]):
+        for part in trained:
             if _are_same_people(part, own):
-                trained = set.union(*(part.patients(fold) for fold in folds))
-                seen |= trained & set(own.table["patient"])
+                patients = set.union(*(part.patients(fold) for fold in folds))
+                seen |= patients & set(own.table["patient"])
     if seen:
         raise ValueError(
             f"{_begun(lineage)}: {len(seen)} patients of test={outside.place} "

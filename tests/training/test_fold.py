@@ -1,4 +1,5 @@
 import csv
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from dr.config import TrainConfig
+from dr.modeling.objectives.classification import CrossEntropy
 from dr.scoring.metrics import SCORES, score_predictions
 from dr.training import fold as fold_module
+from dr.training import folds as folds_module
 from dr.training.cross_validation import cross_validate
 from dr.training.history import TIMINGS, best_epoch, kept_epoch, read_history
+from dr.training.interruption import Interrupted, Stopper
 
 Make = Callable[..., TrainConfig]
 TIMES = set(TIMINGS)
@@ -154,6 +158,81 @@ def test_select_best_keeps_the_best_epoch_and_is_marked_optimistic(tiny_config: 
         assert entry["qwk"] == max(curve)
 
 
-def test_a_loss_that_is_not_finite_stops_with_advice(tiny_config: Make) -> None:
-    with pytest.raises(ValueError, match=r"loss became nan in epoch \d; lower schedule.max_lr"):
+def test_a_loss_that_is_not_finite_stops_with_place_records_and_advice(tiny_config: Make) -> None:
+    where = r"fold 0, epoch 1, step \d: the loss is nan, .* on the records \d+_(left|right), "
+    with pytest.raises(ValueError, match=where + r".*; lower schedule\.max_lr"):
         cross_validate(tiny_config("schedule.max_lr=1e30", "optimizer=sgd"))
+
+
+def poisoned(bad: int) -> Any:
+    """A loss that is not finite in call number `bad` of the training, counted from 0."""
+    calls = iter(range(1000))
+    original = CrossEntropy.training_losses
+
+    def losses(self: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        found = original(self, logits, labels)
+        return found * float("nan") if next(calls) == bad else found
+
+    return losses
+
+
+def test_batches_that_are_not_finite_can_be_left_out(
+    tiny_config: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is left out leaves no trace: neither in the weights nor in running statistics."""
+    caplog.set_level("INFO")
+    monkeypatch.setattr(CrossEntropy, "training_losses", poisoned(bad=2))
+    config = tiny_config("fold=0", "epochs=1", "skip_nonfinite=1")
+    outcome = cross_validate(config)
+    assert "step 3: the loss is nan" in caplog.text and "(0 more may be)" in caplog.text
+    history = read_history(outcome.folder / "fold-0")
+    assert history[0]["not_finite"] == 1 and history[0]["train_loss"] < 10
+    weights = load_file(outcome.folder / "fold-0" / "model.safetensors")
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    # num_batches_tracked counts the three other batches of the epoch
+    counted = {int(v) for name, v in weights.items() if name.endswith("num_batches_tracked")}
+    assert counted == {3}
+
+
+class Stop(Stopper):
+    """Stops as by SIGTERM when it was asked `after` times."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._left = after
+
+    def reason(self) -> int:
+        self._left -= 1
+        return int(signal.SIGTERM) if self._left < 0 else 0
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 4, 5, 9, 13])
+def test_a_stop_within_an_epoch_goes_on_to_the_bit(
+    tiny_config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    """4 steps and 2 batches of evaluation an epoch: stops fall into either."""
+    changes = ("fold=0", "epochs=3", "augment=fundus", "model.drop_rate=0.3", "optimizer=adamw")
+    whole = cross_validate(tiny_config(*changes, f"outputs={tmp_path / 'whole'}"))
+    broken = tiny_config(*changes, f"outputs={tmp_path / 'broken'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(folds_module, "Stopper", lambda limit: Stop(after))
+        with pytest.raises(Interrupted, match="SIGTERM") as stopped:
+            cross_validate(broken)
+    assert stopped.value.exit_code == 143
+    again = cross_validate(broken)
+    same_fold(whole.folder / "fold-0", again.folder / "fold-0")
+
+
+def test_accumulation_takes_the_same_step_where_nothing_looks_across_a_batch(
+    tiny_config: Make,
+) -> None:
+    """LayerNorm sees each picture alone, so parts of a batch add up to it."""
+    changes = ("fold=0", "model.name=test_vit", "image_size=160", "schedule.max_lr=0.001")
+    one = cross_validate(tiny_config(*changes))
+    parts = cross_validate(tiny_config(*changes, "accel.accumulate=3"))
+    assert one.folder != parts.folder
+    losses = [
+        [row["train_loss"] for row in read_history(outcome.folder / "fold-0")]
+        for outcome in (one, parts)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
