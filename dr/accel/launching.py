@@ -208,7 +208,8 @@ class _Rank:
         process = context.Process(
             target=_rank_main, args=(there, place, make), name=f"rank {place.rank}"
         )
-        process.start()
+        with _usual_start_method():
+            process.start()
         there.close()
         return cls(place, process, here)
 
@@ -235,6 +236,20 @@ class _Rank:
         name = signal.Signals(-code).name
         memory = ", as the system does when memory is short" if name == "SIGKILL" else ""
         return f"{who} was killed by {name}{memory}"
+
+
+@contextmanager
+def _usual_start_method() -> Iterator[None]:
+    """Hide a start method that a new process would not know, as that of joblib's workers."""
+    before = multiprocessing.get_start_method(allow_none=True)
+    if before is None or before in multiprocessing.get_all_start_methods():
+        yield
+        return
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        yield
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 @dataclass

@@ -166,6 +166,7 @@ def build_learner(
         objective=objective,
         optimizer=build_optimizer(model, config.optimizer),
         clip_norm=config.optimizer.clip_norm,
+        guarded=config.skip_nonfinite > 0,
         mixing=config.augment,
         accumulate=1 if config.accel.accumulate == "auto" else config.accel.accumulate,
         accelerator=accelerator,

@@ -88,8 +88,10 @@ def mlflow_settings(run: Path, fold: int) -> dict[str, str]:
 
 def wandb_records(run: Path, fold: int) -> list[Any]:
     """All records of the one offline run of a fold."""
+    import wandb
     from wandb.proto import wandb_internal_pb2
 
+    wandb.teardown()  # its writing process has written everything when it has ended
     token = json.loads((run / f"fold-{fold}" / "logger.json").read_text())["token"]
     (path,) = (run / "wandb").glob(f"offline-run-*-{token}/run-{token}.wandb")
     records = []
