@@ -4,6 +4,7 @@ Every check returns problems instead of raising at the first, so that a user see
 """
 
 import math
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -248,6 +249,13 @@ def _check_growth(config: TrainConfig) -> list[Problem]:
     return problems
 
 
+def _check_average(config: TrainConfig) -> list[Problem]:
+    decay = config.ema_decay
+    if decay is None or 0 < decay < 1:
+        return []
+    return [Problem("ema_decay", decay, "must be above 0 and below 1; null does not average")]
+
+
 def _check_warp(config: TrainConfig) -> list[Problem]:
     if config.augment.where != "device" or config.accel.name != "tpu":
         return []
@@ -377,10 +385,53 @@ def check_accel(accel: AccelConfig) -> list[Problem]:
     problems += _one_of("accel.precision", accel.precision, precisions)
     problems += _at_least("accel.threads", accel.threads, 1)
     problems += _at_least("accel.devices", accel.devices, 1)
+    if accel.accumulate != "auto" and (type(accel.accumulate) is not int or accel.accumulate < 1):
+        fix = "give auto, or the number of micro-batches"
+        problems.append(Problem("accel.accumulate", accel.accumulate, fix))
+    if accel.name == "tpu" and accel.compile:
+        problems.append(Problem("accel.compile", True, "XLA compiles already; leave it out"))
     if accel.name == "cpu" and accel.precision == "float16":
         fix = "is for CUDA; on the CPU choose bfloat16 or float32"
         problems.append(Problem("accel.precision", "float16", fix))
+    if accel.name in ("cpu", "tpu") and not accel.exclusive:
+        fix = f"has no effect with accel={accel.name}, whose devices nobody locks; leave it out"
+        problems.append(Problem("accel.exclusive", False, fix))
     return problems
+
+
+def _check_ranks(config: TrainConfig) -> list[Problem]:
+    """Problems of a batch that several devices share."""
+    devices, accumulate = ranks_of(config.accel), config.accel.accumulate
+    if devices == 1:
+        return []
+    problems = []
+    parts = accumulate if type(accumulate) is int else 1
+    if config.batch_size < devices * parts:
+        each = f" in {parts} micro-batches each" if parts > 1 else ""
+        fix = f"{devices} devices share a batch{each}; set at least {devices * parts}"
+        problems.append(Problem("batch_size", config.batch_size, fix))
+    if config.loader.on_corrupt == "skip":
+        fix = (
+            f"with {devices} devices, records left out on one would leave the others waiting; "
+            "prepare the shards without them (on_error=skip), or set accel.devices=1"
+        )
+        problems.append(Problem("loader.on_corrupt", "skip", fix))
+    return problems
+
+
+def ranks_of(accel: AccelConfig) -> int:
+    """How many processes share a training: torchrun's, or as many as there are to be devices."""
+    if accel.name == "tpu":
+        return 1
+    return max(accel.devices, int(os.environ.get("WORLD_SIZE") or 1))
+
+
+def _one_device(accel: AccelConfig, why: str) -> list[Problem]:
+    if accel.devices > 1:
+        return [Problem("accel.devices", accel.devices, f"{why}; set 1")]
+    if ranks_of(accel) > 1:
+        return [Problem("accel.devices", ranks_of(accel), f"{why}; start it without torchrun")]
+    return []
 
 
 def check_logger(logger: LoggerConfig, *, outputs: str) -> list[Problem]:
@@ -446,9 +497,10 @@ def check_train(config: TrainConfig) -> list[Problem]:
     problems += check_objective(config.objective)
     problems += check_optimizer(config.optimizer) + _check_freezing(config)
     problems += check_schedule(config.schedule)
-    problems += check_accel(config.accel) + _check_warp(config) + _check_mixing(config)
-    problems += _check_balance(config) + _check_growth(config)
-    problems += check_logger(config.logger, outputs=config.outputs)
+    problems += check_accel(config.accel) + _check_ranks(config)
+    problems += _check_warp(config) + _check_mixing(config)
+    problems += _check_balance(config) + _check_growth(config) + _check_average(config)
+    problems += check_logger(config.logger, outputs=config.outputs) + _check_debug(config)
     problems += _one_of("on_error", config.on_error, ("fail", "skip"))
     for name, low in (("image_size", 8), ("batch_size", 1), ("epochs", 1), ("folds", 1)):
         problems += _at_least(name, getattr(config, name), low)
@@ -460,6 +512,36 @@ def check_train(config: TrainConfig) -> list[Problem]:
     return problems + _check_select(config) + _check_fold(config) + _check_resume(config)
 
 
+def _check_debug(config: TrainConfig) -> list[Problem]:
+    if config.debug is None:
+        return []
+    problems = _one_of("debug", config.debug, ("overfit", "one_batch", "profile"))
+    idle = f"has no effect with debug={config.debug}; leave it out"
+    if config.resume != "auto" and config.rerun is None:
+        problems.append(Problem("resume", config.resume, idle))
+    if config.time_limit is not None:
+        problems.append(Problem("time_limit", config.time_limit, idle))
+    if config.debug != "one_batch":
+        problems += _check_trial(config, idle)
+    if config.debug == "profile" and config.accel.name == "tpu":
+        fix = (
+            "torch.profiler does not see a TPU: train, and take a trace of it with torch_xla's "
+            "profiler (torch_xla.debug.profiler), or its counters with PT_XLA_DEBUG_LEVEL=2"
+        )
+        problems.append(Problem("debug", "profile", fix))
+    return problems
+
+
+def _check_trial(config: TrainConfig, idle: str) -> list[Problem]:
+    problems = []
+    if config.test is not None:
+        problems.append(Problem("test", config.test, idle))
+    if config.accel.devices > 1:
+        fix = f"debug={config.debug} runs on one device, at the same global batch; set 1"
+        problems.append(Problem("accel.devices", config.accel.devices, fix))
+    return problems
+
+
 def check_find_lr(config: FindLrConfig) -> list[Problem]:
     """All problems of a learning-rate range test that its values show."""
     problems = check_train(config) + _above("lowest_lr", config.lowest_lr, 0)
@@ -467,14 +549,14 @@ def check_find_lr(config: FindLrConfig) -> list[Problem]:
         fix = f"must be a number above lowest_lr={config.lowest_lr}"
         problems.append(Problem("highest_lr", config.highest_lr, fix))
     problems += _at_least("steps", config.steps, 20)
-    if config.accel.devices > 1:
-        fix = "a range test runs on one device, at the same global batch; set 1"
-        problems.append(Problem("accel.devices", config.accel.devices, fix))
+    problems += _one_device(config.accel, "a range test runs on one device, at the global batch")
     if isinstance(config.fold, list) and len(config.fold) > 1:
         problems.append(Problem("fold", config.fold, "one fold is enough; name a single one"))
     if config.rerun is not None:
         fix = "is for dr.train; give the keys of that run's config.yaml instead"
         problems.append(Problem("rerun", config.rerun, fix))
+    if config.debug is not None:
+        problems.append(Problem("debug", config.debug, "is for dr.train; leave it out"))
     if config.out is not None and not config.out.lower().endswith(".png"):
         problems.append(Problem("out", config.out, "must end in .png"))
     if config.overwrite and config.out is None:
@@ -642,6 +724,7 @@ def check_predict(config: PredictConfig) -> list[Problem]:
         fix = "must differ from image_column"
         problems.append(Problem("label_column", config.label_column, fix))
     problems += check_loader(config.loader) + check_accel(config.accel)
+    problems += _one_device(config.accel, "a prediction runs on one device")
     problems += _check_predict_loader(config.loader)
     problems += _at_least("batch_size", config.batch_size, 1)
     return problems + _one_of("on_error", config.on_error, ("fail", "skip"))

@@ -8,7 +8,14 @@ from dr.config import TrainConfig
 
 
 def main(config: TrainConfig) -> float | None:
-    """Train, print the result to stdout, and return the pooled QWK (a sweeper's objective)."""
+    """Train, print the result to stdout, and return the pooled QWK (a sweeper's objective).
+
+    With `debug` nothing is trained: what was found is printed, and raised as ValueError where
+    something is wrong.
+    """
+    if config.debug is not None:
+        _debug(config)
+        return None
     from dr.training.cross_validation import cross_validate
 
     outcome = cross_validate(config)
@@ -17,6 +24,15 @@ def main(config: TrainConfig) -> float | None:
     print(describe(str(outcome.folder), outcome.result))
     pooled = outcome.result["pooled"]
     return None if pooled is None else pooled["qwk"]
+
+
+def _debug(config: TrainConfig) -> None:
+    from dr.training.debugging import debug
+
+    finding = debug(config)
+    print(finding.text, flush=True)
+    if finding.problem is not None:
+        raise ValueError(finding.problem)
 
 
 def describe(folder: str, result: dict[str, Any]) -> str:

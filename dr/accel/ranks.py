@@ -89,13 +89,14 @@ class Ranked(Accelerator):
         network = super().network(model)
         if self.world_size == 1:
             return network
-        # Buffers are equal already: all ranks keep the same running statistics.
-        return DistributedDataParallel(
+        parallel = DistributedDataParallel(
             network,
             device_ids=None if self.device.index is None else [self.device.index],
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
+        # All ranks keep the same running statistics: they need not be sent before each step.
+        parallel.broadcast_buffers = False
+        return parallel
 
     def accumulating(self, network: nn.Module, *, last: bool) -> AbstractContextManager[object]:
         if last or not isinstance(network, DistributedDataParallel):

@@ -91,7 +91,9 @@ class _Normalise(torch.autograd.Function):
         eps: float,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         mean, variance, count = _statistics_of_all(pictures)
-        normalised = nn.functional.batch_norm(pictures, mean, variance, weight, bias, eps=eps)
+        normalised = pictures.clone()  # torch divides by the size of an empty batch
+        if pictures.numel():
+            normalised = nn.functional.batch_norm(pictures, mean, variance, weight, bias, eps=eps)
         ctx.save_for_backward(pictures, weight, mean, variance, count)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
@@ -152,6 +154,8 @@ def _own_sums(
     eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sums of `gradient` times the normalised pictures, and of `gradient`, float32 `[C]`."""
+    if not pictures.numel():
+        return torch.zeros_like(mean), torch.zeros_like(mean)
     ones = torch.ones_like(mean)
     _, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
         gradient, pictures, ones, mean, variance, None, None, False, eps, [False, True, True]

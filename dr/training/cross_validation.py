@@ -47,11 +47,12 @@ class Outcome:
     result: dict[str, Any]
 
 
-def cross_validate(config: TrainConfig) -> Outcome | None:
+def cross_validate(config: TrainConfig, *, batches: int | None = None) -> Outcome | None:
     """Train the folds that `config.fold` asks for, and gather what is finished.
 
     A finished run is not repeated (`resume=auto`); an unfinished one goes on. A `test` set is
-    scored with each fold's kept weights, also beside a finished run. None where this process is
+    scored with each fold's kept weights, also beside a finished run. `batches`: how many of each
+    epoch and evaluation, for a trial. None where this process is
     one of several that another one leads (torchrun's, all but the first). Raises ValueError for
     anything that cannot be trained as asked, before the run folder is made where it can be known
     then, and Interrupted where the training was asked to stop.
@@ -61,25 +62,27 @@ def cross_validate(config: TrainConfig) -> Outcome | None:
         if not accelerator.is_first:
             accelerator.follow()
             return None
-        return _lead(config, accelerator, until)
+        return _lead(config, accelerator, until, batches)
 
 
-def _lead(config: TrainConfig, accelerator: Accelerator, until: float | None) -> Outcome:
+def _lead(
+    config: TrainConfig, accelerator: Accelerator, until: float | None, batches: int | None
+) -> Outcome:
     experiment = check_experiment(config)
     run = _claim(experiment, accelerator)
-    test = _outside_test(experiment, run, accelerator)
+    test = _outside_test(experiment, run, accelerator, batches)
     if not _already_complete(run):
         _start(experiment, run, accelerator)
         if test is not None:
             begin_test(test)
-        _train_folds(experiment, run, accelerator, until)
+        _train_folds(experiment, run, accelerator, until, batches)
     elif test is None or test.is_complete(experiment.folds):
         return Outcome(folder=run.path, result=run.result())
     return Outcome(folder=run.path, result=_gather(run, config, test, experiment.folds))
 
 
 def _outside_test(
-    experiment: Experiment, run: RunFolder, accelerator: Accelerator
+    experiment: Experiment, run: RunFolder, accelerator: Accelerator, batches: int | None
 ) -> OutsideTest | None:
     if experiment.outside is None:
         return None
@@ -90,6 +93,7 @@ def _outside_test(
         run=run,
         image_size=experiment.image_size,
         accelerator=accelerator,
+        batches=batches,
     )
 
 
@@ -162,7 +166,7 @@ def _claim(experiment: Experiment, accelerator: Accelerator) -> RunFolder:
         image_size=experiment.image_size,
         precision=accelerator.precision,
         channels_last=accelerator.channels_last,
-        start=None if experiment.source is None else experiment.source.digest,
+        start=None if experiment.source is None else experiment.source.key,
     )
     identity = digest_of(settings)
     if config.resume not in ("auto", "never"):
@@ -221,7 +225,11 @@ def _one_source(shards: ShardSet) -> dict[str, Any]:
 
 
 def _train_folds(
-    experiment: Experiment, run: RunFolder, accelerator: Accelerator, until: float | None
+    experiment: Experiment,
+    run: RunFolder,
+    accelerator: Accelerator,
+    until: float | None,
+    batches: int | None,
 ) -> None:
     folds = experiment.folds
     left = tuple(fold for fold in folds if not is_trained(run, fold))
@@ -241,6 +249,7 @@ def _train_folds(
         folds=left,
         run=run,
         source=_kept_source(experiment, run, left),
+        batches=batches,
         deadline=until,
     )
     try:
@@ -251,9 +260,7 @@ def _train_folds(
         raise Interrupted(text, stop.exit_code) from None
 
 
-def _kept_source(
-    experiment: Experiment, run: RunFolder, folds: Sequence[int]
-) -> SourceRun | None:
+def _kept_source(experiment: Experiment, run: RunFolder, folds: Sequence[int]) -> SourceRun | None:
     """What the folds start from, in the run's own folder."""
     if experiment.source is None:
         return None

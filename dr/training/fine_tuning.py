@@ -49,9 +49,9 @@ class SourceRun:
         return len(self.result["planned_folds"])
 
     @property
-    def digest(self) -> str:
-        """Names the run, wherever its folder lies."""
-        return digest_of([self.result["identity"], self.made])
+    def key(self) -> str:
+        """Stands for `model.weights=run:DIR` in a run's identity, wherever DIR lies."""
+        return RUN + digest_of([self.result["identity"], self.made])
 
     def fold_for(self, fold: int) -> int:
         """The fold that another run's `fold` starts from: the same one, or the only one."""
@@ -121,6 +121,13 @@ def _open(folder: Path, *, key: str) -> SourceRun:
         made=json.loads((folder / "environment.json").read_text())["date"],
         ancestor=_open(folder / KEPT, key=key) if (folder / KEPT).is_dir() else None,
     )
+
+
+def kept_start(folder: Path) -> dict[str, str]:
+    """`model.weights` in the identity of the run in `folder`; empty where no run is its start."""
+    if not (folder / KEPT).is_dir():
+        return {}
+    return {"model.weights": _open(folder / KEPT, key=f"resume={folder}").key}
 
 
 def check_finished(source: SourceRun, *, count: int, folds: Sequence[int]) -> None:

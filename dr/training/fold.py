@@ -131,7 +131,7 @@ def _run_epoch(fold: _Fold, loader: BatchLoader) -> None:
     predictions = _evaluate(fold, loader)
     row["evaluation_seconds"] = round(time.perf_counter() - started, 3)
     if predictions is not None:
-        row["unscored"] = len(job.split.held_out(job.fold)) - len(predictions.records)
+        row["unscored"] = sum(map(len, job.evaluation_plan())) - len(predictions.records)
         row |= _scores(job, predictions)
     state.next_epoch(row)
     if job.accelerator.is_first:

@@ -35,6 +35,7 @@ class FoldsTask:
     folds: tuple[int, ...]
     run: RunFolder
     source: SourceRun | None
+    batches: int | None = None
     deadline: float | None
 
 
@@ -66,6 +67,7 @@ def _job(task: FoldsTask, fold: int, accelerator: Accelerator, progress: JobProg
         progress=progress,
         mixture=task.mixture,
         start=None if task.source is None else task.source.start(fold, task.config.objective),
+        batches=task.batches,
     )
 
 

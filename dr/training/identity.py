@@ -88,11 +88,11 @@ def decisive_settings(
 
     `image_size`, `precision` and `channels_last` are those in force, so that a setting left to
     the machine and the same one spelled out are the same run on that machine. `start` is the
-    digest of the run that `model.weights=run:DIR` names, which counts instead of its place.
+    key (`SourceRun.key`) of the run that `model.weights=run:DIR` names, which counts instead.
     """
     settings = scientific_settings(config)
     if start is not None:
-        settings["model.weights"] = f"run:{start}"
+        settings["model.weights"] = start
     return settings | {
         "data": data,
         "image_size": image_size,

@@ -26,7 +26,8 @@ from dr.training.sizes import Growth
 class FoldJob:
     """All that training a fold needs. `image_size` in pixels is that of the last epoch.
 
-    `start`: the weights of another run, where the fold starts from those.
+    `start`: the weights of another run, where the fold starts from those. `batches`: how many, of
+    an epoch and of an evaluation, where it is not all.
     """
 
     config: TrainConfig
@@ -40,6 +41,7 @@ class FoldJob:
     progress: JobProgress
     mixture: Mixture | None = None
     start: RunWeights | None = None
+    batches: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -59,7 +61,7 @@ class FoldJob:
 
     def plan(self, epoch: int) -> list[NDArray[np.int64]]:
         """The training batches of an epoch, from 0."""
-        return training_batches(
+        whole = training_batches(
             self.split.training(self.fold),
             batch_size=self.config.batch_size,
             seed=self.config.seed,
@@ -67,6 +69,7 @@ class FoldJob:
             mixture=self.mixture,
             balance=balance_of(self.config, self.labels),
         )
+        return whole[: self.batches]
 
     @property
     def growth(self) -> Growth:
@@ -80,7 +83,7 @@ class FoldJob:
     def evaluation_plan(self) -> list[NDArray[np.int64]]:
         """The batches of the held-out records."""
         held_out = self.split.held_out(self.fold)
-        return evaluation_batches(held_out, batch_size=self.config.batch_size)
+        return evaluation_batches(held_out, batch_size=self.config.batch_size)[: self.batches]
 
     def own(self, plan: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         """This rank's share of each batch of a plan, without those it has no part in."""
@@ -90,8 +93,11 @@ class FoldJob:
     @property
     def images_per_epoch(self) -> int:
         """Pictures that pass through the model in one epoch, evaluation included."""
-        training = len(self.split.training(self.fold)) // self.config.batch_size
-        return training * self.config.batch_size + len(self.split.held_out(self.fold))
+        size = self.config.batch_size
+        training = len(self.split.training(self.fold)) // size
+        if self.batches is not None:
+            training = min(training, self.batches)
+        return training * size + sum(map(len, self.evaluation_plan()))
 
     @property
     def images_in_all(self) -> int:

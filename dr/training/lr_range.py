@@ -55,8 +55,9 @@ def find_lr(config: FindLrConfig) -> LrRange:
     """Train one fold's model for `steps` steps, at rates that grow by the same factor each.
 
     Smith, Cyclical Learning Rates for Training Neural Networks, 2017 (arXiv 1506.01186). Model,
-    batches, augmentation, objective and optimizer are the training's, but nothing is frozen, and
-    nothing is kept. Raises ValueError for anything that cannot be trained as asked.
+    batches, augmentation, objective and optimizer are the training's, but nothing is frozen, all
+    pictures are of the full size, and nothing is kept. Raises ValueError for anything that cannot
+    be trained as asked.
     """
     rates = np.geomspace(config.lowest_lr, config.highest_lr, config.steps)
     accelerator = choose_accelerator(config.accel)
@@ -97,7 +98,7 @@ def _losses(
     train_mode(learner.model)
     losses: list[float] = []
     best = math.inf
-    steps = zip(rates, _batches(job, loader), strict=False)
+    steps = zip(rates, trial_batches(job, loader), strict=False)
     for step, (rate, (batch, labels, drawing)) in enumerate(steps):
         figures = train_step(
             learner,
@@ -116,7 +117,7 @@ def _losses(
     return losses, False
 
 
-def _batches(
+def trial_batches(
     job: FoldJob, loader: BatchLoader
 ) -> Iterator[tuple[Batch, NDArray[np.int64], Drawing | None]]:
     """The batches of one epoch after the other, with all labels and what the device draws."""

@@ -43,7 +43,8 @@ _log = logging.getLogger(__name__)
 class OutsideTest:
     """A test set beside a run. `image_size` is the training size in pixels.
 
-    `shared` of its records seem to be among those trained on.
+    `shared` of its records seem to be among those trained on; `batches` of it are scored, where it
+    is not all.
     """
 
     config: TrainConfig
@@ -52,6 +53,7 @@ class OutsideTest:
     image_size: int
     accelerator: Accelerator
     shared: int = 0
+    batches: int | None = None
 
     def is_due(self, fold: int) -> bool:
         """Whether a fold's weights are there and not scored on this set yet."""
@@ -118,7 +120,8 @@ def _score(test: OutsideTest, fold: int, progress: JobProgress) -> None:
     )
     load_weights_file(folder / WEIGHTS, learner.model)
     labels = test.shards.table["label"].to_numpy()
-    plan = evaluation_batches(np.arange(len(test.shards)), batch_size=test.config.batch_size)
+    every = np.arange(len(test.shards))
+    plan = evaluation_batches(every, batch_size=test.config.batch_size)[: test.batches]
     with open_loader(
         test.config, test.shards, image_size=test.image_size, accelerator=test.accelerator
     ) as loader:
@@ -137,7 +140,7 @@ def _score(test: OutsideTest, fold: int, progress: JobProgress) -> None:
     (folder / TEST_SCORES).unlink(missing_ok=True)
     write_predictions(folder / TEST_PREDICTIONS, test.shards, fold=fold, predictions=found)
     records = len(found.records)
-    skipped = len(test.shards) - records
+    skipped = sum(map(len, plan)) - records
     known = {"digest": test.shards.digest, "records": records, "skipped": skipped}
     write_json(folder / TEST_SCORES, {**to_json(scores), **known})
     progress.say(f"fold {fold}: on the test set, {_spell(scores)}, {records} records")

@@ -30,6 +30,7 @@ import yaml
 from dr.accel.base import Accelerator
 from dr.config import TrainConfig
 from dr.training.environment import package_version
+from dr.training.fine_tuning import kept_start
 from dr.training.identity import scientific_values
 from dr.training.run_folder import RESULT, RunFolder
 from dr.urls import mask_values
@@ -80,6 +81,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
             "image_size": data["image_size"],
             "accel.precision": environment["precision"],
             "accel.channels_last": environment["channels_last"],
+            **kept_start(path),
         }
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"resume={path}: its files cannot be read ({error})") from error

@@ -72,10 +72,11 @@ def normalise(accelerator: Accelerator, case: dict[str, Any]) -> tuple[float, ..
         (one[own], other),
         (a.grad[own], b.grad),
         (torch.stack([whole.weight.grad, whole.bias.grad]), gains),
-        (whole.running_mean, parted.running_mean),
-        (whole.running_var, parted.running_var),
     ]
-    assert whole.num_batches_tracked == parted.num_batches_tracked == 1
+    if whole.track_running_stats:
+        pairs.append((whole.running_mean, parted.running_mean))
+        pairs.append((whole.running_var, parted.running_var))
+        assert whole.num_batches_tracked == parted.num_batches_tracked == 1
     far = [float((x - y).abs().max() / x.abs().max()) if x.numel() else 0.0 for x, y in pairs]
     found = accelerator.collect((np.array([far]),))
     return tuple(found[0].max(axis=0)) if found is not None else ()
@@ -83,6 +84,28 @@ def normalise(accelerator: Accelerator, case: dict[str, Any]) -> tuple[float, ..
 
 def act2d(channels: int) -> nn.Module:
     return BatchNormAct2d(channels, act_layer=nn.SiLU)
+
+
+def untracked(channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels, track_running_stats=False)
+
+
+def evaluate_on_the_first(accelerator: Accelerator, data: None) -> bool:
+    """Whether layers that are not in training do without the other ranks."""
+    model = synchronise(nn.Sequential(nn.BatchNorm2d(4), BatchNormAct2d(4))).eval()
+    if accelerator.is_first:
+        for _ in range(3):
+            model(torch.randn(2, 4, 3, 3))
+    return True
+
+
+def normalise_one_value(accelerator: Accelerator, data: None) -> str:
+    model = synchronise(nn.BatchNorm2d(4))
+    try:
+        model(torch.randn(1 - accelerator.rank, 4, 1, 1))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def toy(channels: int = 6) -> nn.Module:
@@ -97,9 +120,19 @@ def toy(channels: int = 6) -> nn.Module:
     )
 
 
+def plain() -> nn.Module:
+    """Without BatchNorm, a batch in parts is that batch."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=4), nn.GELU(), nn.Flatten(), nn.Linear(6 * 64, 5)
+    )
+
+
 def build(name: str) -> nn.Module:
     torch.manual_seed(1)
-    return toy() if name == "toy" else timm.create_model(name, num_classes=5)
+    own = {"toy": toy, "plain": plain}
+    if name in own:
+        return own[name]()
+    return timm.create_model(name, num_classes=5)
 
 
 def train(accelerator: Accelerator, case: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +160,7 @@ def train(accelerator: Accelerator, case: dict[str, Any]) -> dict[str, Any]:
                 )
                 mine = (each * accelerator.tensor(weights[part])).sum() / float(weights.sum())
                 accelerator.backward(mine)
-            loss += float(mine)
+            loss += float(mine.detach())
         norm = accelerator.gradient_norm(optimizer)
         accelerator.update(optimizer, norm=norm, clip_norm=case.get("clip_norm"))
         losses.append(float(accelerator.agree(np.array([loss]))[0]))

@@ -86,14 +86,18 @@ def mlflow_settings(run: Path, fold: int) -> dict[str, str]:
     return dict(mlflow_runs(run, fold)[0].data.params)
 
 
+def wandb_files(run: Path, fold: int) -> list[Path]:
+    token = json.loads((run / f"fold-{fold}" / "logger.json").read_text())["token"]
+    return list((run / "wandb").glob(f"offline-run-*-{token}/run-{token}.wandb"))
+
+
 def wandb_records(run: Path, fold: int) -> list[Any]:
     """All records of the one offline run of a fold."""
     import wandb
     from wandb.proto import wandb_internal_pb2
 
     wandb.teardown()  # its writing process has written everything when it has ended
-    token = json.loads((run / f"fold-{fold}" / "logger.json").read_text())["token"]
-    (path,) = (run / "wandb").glob(f"offline-run-*-{token}/run-{token}.wandb")
+    (path,) = wandb_files(run, fold)
     records = []
     for data in _leveldb_log(path.read_bytes()):
         record = wandb_internal_pb2.Record()
@@ -160,7 +164,7 @@ TOOLS = {
         config=WandbConfig(),
         curves=wandb_curves,
         settings=wandb_settings,
-        count=lambda run, fold: len(list((run / "wandb").glob("offline-run-*"))),
+        count=lambda run, fold: len(wandb_files(run, fold)),
     ),
 }
 

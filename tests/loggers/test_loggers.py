@@ -1,11 +1,14 @@
+import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dr.config import MLflowConfig
 from dr.loggers.base import Logged
+from dr.loggers.mlflow import local_uri
 from dr.loggers.opening import open_logger
 
 SETTINGS = {"optimizer.name": "adamw", "schedule.max_lr": 0.001, "model.weights": "none"}
@@ -89,6 +92,23 @@ def test_settings_are_logged_without_credentials(tool: Any, tmp_path: Path) -> N
     files = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if b"sesame" in path.read_bytes()]
+
+
+def test_mlflow_tells_a_finished_fold_from_an_interrupted_one(
+    tmp_path: Path, mlflow_store: Path
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    shutil.copytree(mlflow_store, tmp_path / ".mlflow")
+    tool = SimpleNamespace(config=MLflowConfig(experiment="grading"))
+    client = MlflowClient(tracking_uri=local_uri(str(tmp_path)))
+    for after, finish, status in ((0, False, "KILLED"), (2, True, "FINISHED")):
+        log(tool, tmp_path, after=after, to=after + 2, finish=finish)
+        experiment = client.get_experiment_by_name("grading")
+        (run,) = client.search_runs([experiment.experiment_id])
+        assert run.info.status == status
+        assert run.data.tags["dr.identity"] == "12345678" * 8
+        assert run.info.run_name == "net_constant_12345678/fold-1"
 
 
 def test_a_server_that_never_answers_is_left_behind(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 import shutil
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from dr.checks import check_train
-from dr.compose import compose, compose_rerun
+from dr.compose import compose, compose_rerun, hydra_arguments
 from dr.config import FindLrConfig, TrainConfig
 from dr.training.cross_validation import Outcome, cross_validate
 from dr.training.fine_tuning import KEPT, open_source
@@ -119,6 +120,11 @@ def test_a_run_needs_its_source_no_more(
     assert third.result == first.result
     config = tiny_config(f"model.weights=run:{gone}", "epochs=1", f"resume={first.folder}")
     assert trained(config).folder == first.folder
+    with pytest.raises(ValueError, match="is another run") as raised:
+        cross_validate(dataclasses.replace(config, seed=3))
+    assert [line.strip() for line in str(raised.value).splitlines()[1:]] == [
+        "seed: 0 before, 3 now"
+    ]
     with pytest.raises(ValueError, match=r"holds no config.yaml; name the folder of a finished"):
         cross_validate(tiny_config(f"model.weights=run:{gone}", "epochs=1"))
 
@@ -264,6 +270,15 @@ def test_a_range_test_starts_from_the_source_too(
     learned = find_lr(compose("find_lr", FindLrConfig, [*overrides, f"model.weights=run:{source}"]))
     assert learned.losses.mean() < fresh.losses.mean()
     assert not np.array_equal(learned.losses, fresh.losses)
+
+
+def test_several_sources_of_a_sweep_are_told_from_a_comma_in_a_name(tmp_path: Path) -> None:
+    folder = tmp_path / "a,b (1)"
+    folder.mkdir()
+    key = f"model.weights=run:{folder}"
+    assert hydra_arguments(["-m", key], frozenset()) == ["-m", f"++model.weights='run:{folder}'"]
+    several = hydra_arguments(["-m", "model.weights=run:x=1,run:y"], frozenset())
+    assert several == ["-m", "++model.weights='run:x=1','run:y'"]
 
 
 def test_a_run_without_a_folder_is_reported_with_the_other_problems(tiny_config: Make) -> None:

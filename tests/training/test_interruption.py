@@ -3,7 +3,6 @@ import pickle
 import signal
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -63,15 +62,17 @@ def test_a_signal_is_noted_and_the_handlers_come_back(number: signal.Signals) ->
     assert [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)] == before
 
 
-def test_a_second_signal_has_its_default_action(tmp_path: Path) -> None:
+def test_a_second_signal_has_its_default_action() -> None:
     child = os.fork()
     if child == 0:
-        with Stopper() as stopper:
-            send(signal.SIGINT)
-            stopper._noted -= SAME_SIGNAL_S + 1
-            send(signal.SIGINT)
-            time.sleep(60)
-        os._exit(0)
+        try:
+            with Stopper() as stopper:
+                send(signal.SIGINT)
+                stopper._noted -= SAME_SIGNAL_S + 1
+                send(signal.SIGINT)
+                time.sleep(60)
+        finally:
+            os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == signal.SIGINT

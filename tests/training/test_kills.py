@@ -2,8 +2,10 @@
 
 import json
 import multiprocessing
+import os
 import random
 import signal
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -12,12 +14,8 @@ from typing import Any
 
 import pytest
 
-from dr import train
-from dr.config import TrainConfig
 from dr.training.checkpoint import load_checkpoint
 from dr.training.history import TIMINGS, read_history
-
-Make = Callable[..., TrainConfig]
 
 KILLS = 20
 CHANGES = (
@@ -26,109 +24,264 @@ CHANGES = (
     "model.drop_path_rate=0.1",
     "optimizer.clip_norm=1",
     "ema_decay=0.9",
+    "batch_size=6",
     "folds=2",
-    "epochs=3",
+    "epochs=2",
     "save_minutes=0",
 )
 PRECISIONS = {
     "float32": (),
     "bfloat16": ("accel.precision=bfloat16", "accel.channels_last=true"),
 }
+PRELOAD = [
+    "dr.training.cross_validation",
+    "dr.reporting.curves",
+    "albumentations",
+    "hydra",
+    "matplotlib.pyplot",
+    "sklearn.metrics",
+    "timm",
+]
+DOOR = """
+import os, runpy, sys
+os.dup2(os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+sys.argv = ["dr.train", *{arguments!r}]
+runpy.run_module("dr.train", run_name="__main__")
+"""
+TIMEOUT_S = 300
 
 
-def start(config: TrainConfig) -> BaseProcess:
-    """A process that trains; those after the first need not import anything."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dr.training.cross_validation", "albumentations", "timm"])
-    process = context.Process(target=train.main, args=(config,))
-    process.start()
-    return process
+def exit_code(process: BaseProcess) -> int | None:
+    process.join(TIMEOUT_S)
+    return process.exitcode
 
 
-def finish(config: TrainConfig) -> None:
-    process = start(config)
-    process.join()
-    assert process.exitcode == 0
+class Training:
+    """A command line, and what it leaves in `outputs`."""
+
+    def __init__(self, overrides: list[str], outputs: Path, *changes: str) -> None:
+        self.arguments = [*overrides, *CHANGES, *changes, f"outputs={outputs}"]
+        self.outputs = outputs
+        self.log = outputs.with_suffix(".log")
+
+    def start(self) -> BaseProcess:
+        """`python -m dr.train` in a process that need not import anything any more."""
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(PRELOAD)
+        door = DOOR.format(arguments=self.arguments, log=str(self.log))
+        process = context.Process(target=exec, args=(door, {}))
+        process.start()
+        return process
+
+    def finish(self) -> float:
+        """Train to the end; the seconds it took."""
+        began = time.monotonic()
+        assert exit_code(self.start()) == 0, self.log.read_text()
+        return time.monotonic() - began
+
+    def kill(self, seconds: float) -> bool:
+        """Start, and kill after `seconds`; whether that left a run unfinished."""
+        process = self.start()
+        process.join(seconds)
+        process.kill()
+        process.join()
+        return process.exitcode == -signal.SIGKILL and not all(map(is_complete, self.runs()))
+
+    def stop(self, number: signal.Signals, when: Callable[[], bool]) -> int | None:
+        """Start, and send a signal a little after `when()` holds; the exit code."""
+        process = self.start()
+        wait_for(when, process)
+        time.sleep(0.2)
+        assert process.pid is not None
+        os.kill(process.pid, number)
+        return exit_code(process)
+
+    def runs(self) -> list[Path]:
+        return sorted(self.outputs.glob("test_*"))
+
+    def positions(self) -> list[tuple[int, int, int]]:
+        """Fold, epoch and step of the checkpoints."""
+        found = []
+        for folder in sorted(self.outputs.glob("test_*/fold-*")):
+            packed = load_checkpoint(folder)
+            if packed is not None:
+                state = json.loads(packed["state"])
+                fold = int(folder.name.removeprefix("fold-"))
+                found.append((fold, state["epoch"], state["tally"]["step"]))
+        return found
+
+    def has(self, pattern: str) -> Callable[[], bool]:
+        return lambda: any(True for _ in self.outputs.glob(f"test_*/{pattern}"))
+
+    def left(self) -> dict[str, Any]:
+        """All that lies in the runs but times and pictures: names of files, and what they hold."""
+        held: dict[str, Any] = {}
+        for path in sorted(self.outputs.glob("test_*/**/[!.]*")):
+            name = str(path.relative_to(self.outputs))
+            if path.name == "history.csv":
+                rows = read_history(path.parent)
+                held[name] = [{key: row[key] for key in row if key not in TIMINGS} for row in rows]
+            elif path.name in ("environment.json", "config.yaml", "curves.png") or path.is_dir():
+                held[name] = None
+            else:
+                held[name] = path.read_bytes()
+        return held
 
 
-def run_of(config: TrainConfig) -> Path | None:
-    return next(Path(config.outputs).glob("test_*"), None)
+def is_complete(run: Path) -> bool:
+    result = run / "result.json"
+    return result.is_file() and bool(json.loads(result.read_text())["complete"])
 
 
-def is_complete(config: TrainConfig) -> bool:
-    run = run_of(config)
-    result = None if run is None else run / "result.json"
-    return result is not None and result.is_file() and json.loads(result.read_text())["complete"]
+def wait_for(when: Callable[[], bool], process: BaseProcess) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not when():
+        assert process.is_alive(), "the training ended before what was waited for"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
-def position(config: TrainConfig) -> str:
-    """How far the fold under way is, as its checkpoint tells: `fold 1, epoch 0, step 2`."""
-    run = run_of(config)
-    for fold in range(2 if run is not None else 0):
-        packed = load_checkpoint(run / f"fold-{fold}")
-        if packed is not None:
-            state = json.loads(packed["state"])
-            return f"fold {fold}, epoch {state['epoch']}, step {state['tally']['step']}"
-    return "between folds"
-
-
-def kill_after(config: TrainConfig, seconds: float) -> None:
-    process = start(config)
-    process.join(seconds)
-    process.kill()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-
-
-def left_behind(config: TrainConfig) -> dict[str, Any]:
-    """All that a run leaves but its times: names of files, and what they hold."""
-    run = run_of(config)
-    assert run is not None
-    held: dict[str, Any] = {"result": json.loads((run / "result.json").read_text())}
-    for path in sorted(run.glob("fold-*/[!.]*")):
-        name = str(path.relative_to(run))
-        held[name] = path.read_bytes()
-        if path.name == "history.csv":
-            rows = read_history(path.parent)
-            held[name] = [{key: row[key] for key in row if key not in TIMINGS} for row in rows]
-    return held
-
-
-def same(config: TrainConfig, whole: dict[str, Any]) -> None:
-    held = left_behind(config)
+def same(training: Training, whole: dict[str, Any]) -> None:
+    """Whether a run left the same, to the bit; its outputs are another folder."""
+    held = training.left()
     assert held.keys() == whole.keys()
     assert [name for name in held if held[name] != whole[name]] == []
 
 
-def moments(length: float) -> list[float]:
-    """A random moment in each of `KILLS` equal parts of a run's length in seconds."""
-    draw = random.Random(20)
-    return [length * (part + draw.random()) / KILLS for part in range(KILLS)]
+Make = Callable[..., Training]
+
+
+@pytest.fixture
+def training(tiny_overrides: list[str], tmp_path: Path) -> Make:
+    """`training("name", "epochs=3")`: a training with outputs of its own."""
+    return lambda name, *changes: Training(tiny_overrides, tmp_path / name, *changes)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
-    tiny_config: Make, tmp_path: Path, precision: str
+    training: Make, precision: str
 ) -> None:
-    changes = (*CHANGES, *PRECISIONS[precision])
-    finish(tiny_config(*changes, f"outputs={tmp_path / 'warm'}"))
-    began = time.monotonic()
-    reference = tiny_config(*changes, f"outputs={tmp_path / 'whole'}")
-    finish(reference)
-    length = time.monotonic() - began
-    whole = left_behind(reference)
-    positions = []
-    for number, moment in enumerate(moments(length)):
-        config = tiny_config(*changes, f"outputs={tmp_path / f'killed-{number}'}")
-        kill_after(config, moment)
-        while is_complete(config):
-            moment *= 0.9
-            config = tiny_config(*changes, f"outputs={tmp_path / f'killed-{number}-{moment:.3f}'}")
-            kill_after(config, moment)
-        positions.append(position(config))
-        finish(config)
-        same(config, whole)
-    assert sum("step" in text and "step 0" not in text for text in positions) >= 5
-    assert any(text.startswith("fold 0") for text in positions)
-    assert any(text.startswith("fold 1") for text in positions)
+    changes = PRECISIONS[precision]
+    training("warm", *changes).finish()
+    reference = training("whole", *changes)
+    length = reference.finish()
+    whole = reference.left()
+    draw, positions = random.Random(20), []
+    for part in range(KILLS):
+        moment, attempt = length * (part + draw.random()) / KILLS, 0
+        killed = training(f"killed-{part}", *changes)
+        while not killed.kill(moment):
+            moment, attempt = moment * 0.8, attempt + 1
+            killed = training(f"killed-{part}-{attempt}", *changes)
+        positions += killed.positions()
+        killed.finish()
+        same(killed, whole)
+    assert {fold for fold, _, _ in positions} == {0, 1}
+    assert len({place for place in positions if place[2]}) >= 4
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_as_one_that_was_not(training: Make) -> None:
+    changes = ("select=cross", "folds=3", "epochs=1")
+    reference = training("whole", *changes)
+    length = reference.finish()
+    killed, draw, kills = training("killed", *changes), random.Random(3), 0
+    while killed.kill(length * draw.uniform(0.4, 0.9) * 1.1**kills) or not killed.runs():
+        kills += 1
+        assert kills < 30
+    killed.finish()
+    assert kills >= 1
+    same(killed, reference.left())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_within_an_epoch_and_leaves_with_its_code(
+    training: Make, number: signal.Signals
+) -> None:
+    changes = ("batch_size=2", "save_minutes=10")
+    reference = training("whole", *changes)
+    reference.finish()
+    stopped = training("stopped", *changes)
+    code = stopped.stop(number, stopped.has("fold-0/checkpoint.pt"))
+    assert code == 128 + number
+    text = f"stopped by {number.name}, the state is saved; the same command goes on"
+    assert f"dr.train: {stopped.runs()[0]}: {text}" in stopped.log.read_text()
+    ((fold, epoch, step),) = stopped.positions()
+    assert (fold, epoch) <= (1, 1)
+    assert step > 0
+    stopped.finish()
+    same(stopped, reference.left())
+
+
+@pytest.mark.slow
+def test_a_time_limit_leaves_with_75_until_the_run_is_finished(training: Make) -> None:
+    reference = training("whole")
+    reference.finish()
+    limited = training("limited", "time_limit=1s")
+    codes = [exit_code(limited.start())]
+    while codes[-1] == 75:
+        codes.append(exit_code(limited.start()))
+    assert len(codes) > 1
+    assert codes[-1] == 0
+    same(limited, reference.left())
+
+
+SWEEP = ("--multirun", "seed=0,1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_sweep_goes_on_with_what_is_unfinished(training: Make, number: signal.Signals) -> None:
+    reference = training("whole", *SWEEP)
+    reference.finish()
+    swept = training("swept", *SWEEP)
+
+    def second_has_begun() -> bool:
+        return len(swept.runs()) == 2 and swept.has("fold-0/checkpoint.pt")()
+
+    code = swept.stop(number, second_has_begun)
+    assert code == (-number if number == signal.SIGKILL else 128 + number)
+    assert sorted(map(is_complete, swept.runs())) == [False, True]
+    swept.finish()
+    assert swept.log.read_text().count("THIS RUN IS FINISHED, nothing is trained") == 1
+    same(swept, reference.left())
+
+
+@pytest.mark.slow
+def test_a_stopped_job_ends_its_sweep(training: Make) -> None:
+    swept = training("swept", *SWEEP)
+    assert swept.stop(signal.SIGTERM, swept.has("fold-0/checkpoint.pt")) == 143
+    assert len(swept.runs()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="processes hear of their parent's end on Linux")
+def test_jobs_side_by_side_save_when_their_launcher_is_stopped(training: Make) -> None:
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "save_minutes=10")
+    swept = training("swept", *SWEEP, *joblib, "epochs=200")
+
+    def both_train() -> bool:
+        return sum(1 for _ in swept.outputs.glob("test_*/fold-0/checkpoint.pt")) == 2
+
+    assert swept.stop(signal.SIGTERM, both_train) == -signal.SIGTERM
+    before = None
+    while before != (now := swept.positions()):
+        before = now
+        time.sleep(2)
+    assert len(before) == 2
+    assert all(step for _, _, step in before)
+
+
+@pytest.mark.slow
+def test_ranks_die_with_their_parent_and_the_run_goes_on(training: Make) -> None:
+    changes = ("accel.devices=2", "epochs=1")
+    reference = training("whole", *changes)
+    reference.finish()
+    killed = training("killed", *changes)
+    for pattern in ("fold-0/checkpoint-previous.pt", "fold-1/checkpoint.pt"):
+        assert killed.stop(signal.SIGKILL, killed.has(pattern)) == -signal.SIGKILL
+        assert not is_complete(killed.runs()[0])
+    killed.finish()
+    same(killed, reference.left())
