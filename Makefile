@@ -2,9 +2,11 @@ PYTHON ?= $(shell command -v python3.11 || echo python3)
 VENV := .venv
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+TPU_VENV := .venv-tpu
+TPU_STAMP := $(TPU_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format find-lr compare clean
+.PHONY: help install demo test test-slow test-tpu lint format find-lr compare clean
 
 help: ## list what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +30,17 @@ test: $(STAMP) ## run the test suite
 test-slow: $(STAMP) ## run the tests that take long
 	$(RUN) -m pytest -m slow
 
+test-tpu: $(TPU_STAMP) ## run the tests of accel=tpu without one, in .venv-tpu
+	PJRT_DEVICE=CPU CPU_NUM_DEVICES=1 $(TPU_VENV)/bin/python -m pytest tests/tpu
+	PJRT_DEVICE=CPU CPU_NUM_DEVICES=4 $(TPU_VENV)/bin/python -m pytest tests/tpu
+
+$(TPU_STAMP): pyproject.toml constraints-tpu.txt
+	$(PYTHON) -m venv $(TPU_VENV)
+	$(TPU_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(TPU_VENV)/bin/python -m pip install --quiet -c constraints-tpu.txt -e '.[tpu]' \
+		pytest pytest-timeout hypothesis
+	touch $(TPU_STAMP)
+
 lint: $(STAMP) ## ruff and mypy
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -43,5 +56,5 @@ find-lr: $(STAMP) ## try learning rates on the demo, draw find_lr.png
 compare: $(STAMP) ## compare the runs under outputs/
 	$(RUN) -m dr.compare
 
-clean: ## remove .venv and caches; outputs/ stays
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+clean: ## remove .venv, .venv-tpu and caches; outputs/ stays
+	rm -rf $(VENV) $(TPU_VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -4,12 +4,12 @@ Every check returns problems instead of raising at the first, so that a user see
 """
 
 import math
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dr.accel.launching import torchrun_place
 from dr.config import (
     GRADES,
     OBJECTIVES,
@@ -249,6 +249,14 @@ def _check_growth(config: TrainConfig) -> list[Problem]:
     return problems
 
 
+def _check_accumulate(config: TrainConfig) -> list[Problem]:
+    parts = config.accel.accumulate
+    if type(parts) is not int or parts <= config.batch_size or ranks_of(config.accel) > 1:
+        return []
+    fix = f"must be at most batch_size={config.batch_size}, where each part is a single record"
+    return [Problem("accel.accumulate", parts, fix)]
+
+
 def _check_average(config: TrainConfig) -> list[Problem]:
     decay = config.ema_decay
     if decay is None or 0 < decay < 1:
@@ -257,10 +265,31 @@ def _check_average(config: TrainConfig) -> list[Problem]:
 
 
 def _check_warp(config: TrainConfig) -> list[Problem]:
-    if config.augment.where != "device" or config.accel.name != "tpu":
+    if config.augment.where != "device":
         return []
     fix = "falls back to the host's CPU under XLA; with accel=tpu set workers"
     return [Problem("augment.where", "device", fix)]
+
+
+_FETCHING = frozenset(
+    {"ASGD", "Adafactor", "adamp", "adamuon", "cadamp", "csgdp", "muon", "nadamuon", "nmuon"}
+    | {"novograd", "novogradw", "sgdp"}
+)
+"""Optimizers that compute part of a step on the host, as torch-xla's counters show."""
+
+
+def _check_xla(config: TrainConfig) -> list[Problem]:
+    """What torch-xla cannot do, or not on the device."""
+    if config.accel.name != "tpu":
+        return []
+    problems, optimizer = _check_warp(config), config.optimizer
+    if isinstance(optimizer, ByName) and optimizer.algorithm in _FETCHING:
+        fix = "computes on the host's CPU in every step under XLA; with accel=tpu choose another"
+        problems.append(Problem("optimizer.algorithm", optimizer.algorithm, fix))
+    if config.model.grad_checkpointing:
+        fix = "torch's checkpointing knows no XLA device; with accel=tpu leave it out"
+        problems.append(Problem("model.grad_checkpointing", True, fix))
+    return problems
 
 
 def check_model(model: ModelConfig) -> list[Problem]:
@@ -423,7 +452,8 @@ def ranks_of(accel: AccelConfig) -> int:
     """How many processes share a training: torchrun's, or as many as there are to be devices."""
     if accel.name == "tpu":
         return 1
-    return max(accel.devices, int(os.environ.get("WORLD_SIZE") or 1))
+    place = torchrun_place()
+    return max(accel.devices, 1 if place is None else place.world_size)
 
 
 def _one_device(accel: AccelConfig, why: str) -> list[Problem]:
@@ -498,8 +528,9 @@ def check_train(config: TrainConfig) -> list[Problem]:
     problems += check_optimizer(config.optimizer) + _check_freezing(config)
     problems += check_schedule(config.schedule)
     problems += check_accel(config.accel) + _check_ranks(config)
-    problems += _check_warp(config) + _check_mixing(config)
+    problems += _check_xla(config) + _check_mixing(config)
     problems += _check_balance(config) + _check_growth(config) + _check_average(config)
+    problems += _check_accumulate(config)
     problems += check_logger(config.logger, outputs=config.outputs) + _check_debug(config)
     problems += _one_of("on_error", config.on_error, ("fail", "skip"))
     for name, low in (("image_size", 8), ("batch_size", 1), ("epochs", 1), ("folds", 1)):

@@ -393,19 +393,23 @@ def _report(name: str, error: Exception) -> int:
     return 2
 
 
-def _set_up(door: int, started: float) -> None:
-    """Set up the process of a job: the door's own, or one that a launcher started."""
+def _set_up(door: int, started: float) -> bool:
+    """Set up the process of a job; whether it is one that a launcher started from the door's."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if os.getpid() != door:
         die_with_parent()
-    if os.getppid() == door:
+    is_child = os.getppid() == door
+    if is_child:
         count_from(started)
+    return is_child
 
 
-def _leave(name: str, stop: Interrupted, door: int) -> typing.NoReturn:
+def _leave(name: str, stop: Interrupted, door: int, *, is_child: bool) -> typing.NoReturn:
     """End the process of a stopped job, and the sweep with it."""
-    print(f"dr.{name}: {stop}", file=sys.stderr)
-    if os.getppid() == door:
+    print(f"dr.{name}: {stop}", file=sys.stderr, flush=True)
+    if is_child and os.getppid() != door:
+        os._exit(stop.exit_code)  # joblib's workers would wait for a launcher that is gone
+    if is_child:
         time.sleep(_SAVING_S)  # joblib kills all other jobs when it hears of this one
     sys.exit(stop.exit_code)
 
@@ -426,13 +430,13 @@ def _run_hydra(
 
     # Launchers pickle this function and run it in other processes, which nobody set up.
     def job(config: Any) -> float | None:
-        _set_up(door, started)
+        is_child = _set_up(door, started)
         try:
             return main(build(schema, _plain(config), check))
         except Interrupted as stop:
-            if os.getpid() != door and os.getppid() != door:
+            if os.getpid() != door and not is_child:
                 raise CompactHydraException(f"dr.{name}: {stop}") from None
-            _leave(name, stop, door)
+            _leave(name, stop, door, is_child=is_child)
         except (ValueError, OSError) as error:
             code = _report(name, error)
             if HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -418,8 +418,9 @@ class AccelConfig:
     `precision`: `auto` (bfloat16 where the machine computes it natively), `float32`, `bfloat16`
     or `float16`; `channels_last`: null lets the machine decide; `threads`: torch's own, null
     leaves them. `devices` ranks share each batch. `accumulate`: in how many micro-batches a device
-    takes its share; `auto` is 1, and on CUDA as many as its memory needs. `compile`:
-    `torch.compile`. `exclusive`: a CUDA device that another training holds is waited for.
+    takes its share, each with BatchNorm statistics of its own; `auto` is 1, and on CUDA as many
+    as its memory needs, doubled from 1 until a step fits. `compile`: `torch.compile`. `exclusive`:
+    a CUDA device that another training holds is waited for.
     """
 
     name: str = "auto"

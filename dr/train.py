@@ -30,7 +30,8 @@ def _debug(config: TrainConfig) -> None:
     from dr.training.debugging import debug
 
     finding = debug(config)
-    print(finding.text, flush=True)
+    if finding.text:
+        print(finding.text, flush=True)
     if finding.problem is not None:
         raise ValueError(finding.problem)
 

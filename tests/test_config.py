@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from dr.checks import check_predict, check_prepare, check_train
+from dr.checks import check_find_lr, check_predict, check_prepare, check_train
 from dr.compose import compose
-from dr.config import ConfigError, PredictConfig, PrepareConfig, TrainConfig
+from dr.config import ConfigError, FindLrConfig, PredictConfig, PrepareConfig, TrainConfig
 
 
 def problems(*overrides: str) -> list[str]:
@@ -104,6 +104,10 @@ def problems(*overrides: str) -> list[str]:
             "augment.cutmix",
             "raise batch_size to 8",
         ),
+        (["accel.devices=4", "batch_size=3"], "batch_size", "set at least 4"),
+        (["accel.devices=2", "accel.accumulate=3", "batch_size=5"], "batch_size", "at least 6"),
+        (["accel.devices=2", "loader.on_corrupt=skip"], "loader.on_corrupt", "others waiting"),
+        (["accel=cpu", "accel.exclusive=false"], "accel.exclusive", "has no effect"),
         (["balance=-0.1"], "balance", "from 0 to 1"),
         (["balance=nan"], "balance", "from 0 to 1"),
         (["balance=1", "objective.class_weights=0.5"], "balance", "add up to 1"),
@@ -145,6 +149,22 @@ def test_a_part_needs_its_number_and_that_of_all(overrides: list[str], key: str,
     assert [problem.key for problem in found] == [key]
     assert fix in found[0].fix
     assert check_prepare(dataclasses.replace(config, parts=2, part=1)) == []
+
+
+@pytest.mark.parametrize("started_by", ["accel.devices=2", "torchrun"])
+def test_a_prediction_and_a_range_test_take_one_device(
+    started_by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = [started_by]
+    if started_by == "torchrun":
+        for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "host")):
+            monkeypatch.setenv(name, value)
+        changes = []
+    predicting = compose("predict", PredictConfig, ["run=/r", "out=/o.csv", "images=/i", *changes])
+    trying = compose("find_lr", FindLrConfig, changes)
+    for found in (check_predict(predicting), check_find_lr(trying)):
+        assert [problem.key for problem in found] == ["accel.devices"]
+        assert "one device" in found[0].fix
 
 
 def test_balance_and_class_weights_may_add_up_to_1() -> None:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ class Accelerator(ABC):
     `rank` of `world_size` ranks is this process's; `devices` is how many of them `launch` uses.
     `precision` is `float32`, `bfloat16` or `float16`; `channels_last` tells the memory layout of
     pictures and weights. With `static_batch` every batch has the same shape, so that nothing is
-    compiled anew. Where `updates_first`, a step's update is asked for before its figures are, and
-    has to leave the weights as they are where a gradient is not finite.
+    compiled anew; `compiled` networks go through torch.compile. `own_memory` tells whether a step
+    may not fit where the host's memory would do. Where `updates_first`, a step's update is asked
+    for before its figures are known, so that both are computed in one go: a step that is not
+    finite was taken then, and can only end the training.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Accelerator(ABC):
     world_size = 1
     devices = 1
     static_batch = False
+    compiled = False
+    own_memory = False
     updates_first = False
 
     def __init__(self, *, device: torch.device, precision: str, channels_last: bool) -> None:
@@ -87,7 +91,13 @@ class Accelerator(ABC):
 
         Asked for anew when other parameters begin to learn.
         """
-        return model
+        if not self.compiled:
+            return model
+        return cast(nn.Module, torch.compile(model))
+
+    def check_batch(self, batch_size: int, *, accumulate: int = 1) -> None:
+        """Raises ValueError where a global batch cannot be taken, in so many micro-batches."""
+        return None
 
     def share(self, records: NDArray[np.int64]) -> NDArray[np.int64]:
         """This rank's part of a batch of all ranks, in the batch's order; it may be empty."""

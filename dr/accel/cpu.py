@@ -4,8 +4,11 @@ import logging
 import platform
 
 import torch
+from torch import nn
 
+from dr.accel.depthwise import keep_depthwise_float32
 from dr.accel.launching import Place, cores_of_rank
+from dr.accel.memory import keep_freed_memory
 from dr.accel.ranks import Ranked
 from dr.config import AccelConfig
 
@@ -32,6 +35,8 @@ class CPU(Ranked):
             precision=automatic if config.precision == "auto" else config.precision,
             channels_last=True if config.channels_last is None else config.channels_last,
         )
+        self.compiled = config.compile
+        keep_freed_memory()
         local_ranks = config.devices if place is None else place.local_world_size
         self._threads = config.threads
         if local_ranks > 1:
@@ -46,6 +51,10 @@ class CPU(Ranked):
                 config.devices,
                 cores_of_rank(1),
             )
+
+    def prepare_model(self, model: nn.Module) -> nn.Module:
+        model = super().prepare_model(model)
+        return model if self.precision == "float32" else keep_depthwise_float32(model)
 
     def describe(self) -> str:
         capability = torch.backends.cpu.get_cpu_capability()

@@ -20,6 +20,7 @@ class CUDA(Ranked):
     """A process on one CUDA device; float16 runs with a gradient scaler."""
 
     name = "cuda"
+    own_memory = True
     _held: HeldDevices | None = None
 
     def __init__(
@@ -43,6 +44,7 @@ class CUDA(Ranked):
         super().__init__(
             device=torch.device("cuda", device.index), precision=precision, channels_last=layout
         )
+        self.compiled = config.compile
         self._scaler = self._new_scaler()
         if place is not None:
             torch.set_num_threads(cores_of_rank(place.local_world_size))

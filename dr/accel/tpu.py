@@ -9,6 +9,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Sequence
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,6 @@ def _check_settings(config: AccelConfig) -> None:
     idle = {
         "threads": "has an effect on accel=cpu only",
         "channels_last": "the compiler chooses the layout on accel=tpu; leave it out",
-        "compile": "accel=tpu compiles in any case; leave it out",
     }
     for name, reason in idle.items():
         if value := getattr(config, name):
@@ -83,7 +83,18 @@ def _device_kind() -> str:
             "accel=tpu: torch-xla finds no TPU here (it needs the chip and libtpu); run on a TPU "
             "machine, or set PJRT_DEVICE=CPU to try it without one"
         )
+    if kind == "TPU" and not _chips():
+        _log.warning(
+            "PJRT_DEVICE=TPU: no TPU chip shows on this machine's bus; where there is none, "
+            "torch-xla looks for it for many minutes: set PJRT_DEVICE=CPU to try it without one"
+        )
     return kind
+
+
+def _chips() -> int:
+    from torch_xla._internal import tpu
+
+    return int(tpu.num_available_chips())
 
 
 def _devices(kind: str) -> int:
@@ -141,8 +152,17 @@ class TPU(Accelerator):
         super().__init__(device=torch_xla.device(), precision=precision, channels_last=False)
         self._mesh = Mesh(np.arange(self.devices), (self.devices,), ("data",))
 
+    def check_batch(self, batch_size: int, *, accumulate: int = 1) -> None:
+        parts = self.devices * accumulate
+        if batch_size % parts:
+            raise ValueError(
+                f"batch_size={batch_size}: must be a multiple of {parts}, so that {self.devices} "
+                f"TPU device(s) share each of {accumulate} micro-batch(es) evenly; set "
+                f"{(batch_size // parts + 1) * parts}"
+            )
+
     def describe(self) -> str:
-        one = f"tpu (torch-xla, {self.kind})"
+        one = f"tpu ({self.kind}, torch-xla {version('torch-xla')})"
         return one if self.devices == 1 else f"{self.devices} x {one}"
 
     def prepare_model(self, model: nn.Module) -> nn.Module:

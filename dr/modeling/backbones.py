@@ -63,8 +63,8 @@ def build_model(
         A module in training mode, float32 on the CPU: `[N, 3, H, W]` -> `[N, outputs]`.
 
     Raises:
-        ValueError: the name, a drop rate or the image size doesn't suit timm, the head doesn't
-            suit the network, or the weights can't be had.
+        ValueError: the name, a drop rate, gradient checkpointing or the image size doesn't suit
+            timm, the head doesn't suit the network, or the weights can't be had.
     """
     cfg = _pretrained_cfg(config.name)
     arguments = _arguments(config, cfg, image_size)
@@ -82,6 +82,8 @@ def build_model(
         install_head(model, kind=head, outputs=outputs)
         if pretrained:
             _load(model, config, start)
+    if config.grad_checkpointing:
+        _checkpoint_gradients(model, config)
     if "img_size" in arguments:
         _check_image_size(model, config, cfg, arguments)
     return model
@@ -93,6 +95,16 @@ def _load(model: torch.nn.Module, config: ModelConfig, start: RunWeights | None)
         return
     assert start is not None, "run:DIR is looked up before a network is built"
     load_run_weights(model, start)
+
+
+def _checkpoint_gradients(model: torch.nn.Module, config: ModelConfig) -> None:
+    try:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AssertionError, AttributeError, NotImplementedError) as error:
+        raise ValueError(
+            f"model.grad_checkpointing=True: {config.name} cannot; leave it out, or choose another "
+            "model.name"
+        ) from error
 
 
 def _calm_head(model: torch.nn.Module) -> None:

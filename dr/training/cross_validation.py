@@ -19,7 +19,7 @@ from dr.progress import JobProgress
 from dr.shards.joining import JoinedShards, parts_of
 from dr.shards.shard_set import ShardSet
 from dr.training.environment import code_version, describe_environment
-from dr.training.experiment import Experiment, check_experiment
+from dr.training.experiment import Experiment, check_batch, check_experiment
 from dr.training.fine_tuning import SourceRun, keep_source
 from dr.training.folds import FoldsTask, train_folds
 from dr.training.history import best_epoch, merits, read_history
@@ -35,6 +35,7 @@ from dr.training.run_folder import (
     update_result,
     write_start,
 )
+from dr.training.timings import Timings, record_timings
 
 _log = logging.getLogger(__name__)
 
@@ -68,17 +69,30 @@ def cross_validate(config: TrainConfig, *, batches: int | None = None) -> Outcom
 def _lead(
     config: TrainConfig, accelerator: Accelerator, until: float | None, batches: int | None
 ) -> Outcome:
-    experiment = check_experiment(config)
-    run = _claim(experiment, accelerator)
-    test = _outside_test(experiment, run, accelerator, batches)
+    timings = Timings()
+    with timings.of("start"):
+        check_batch(config, accelerator)
+        experiment = check_experiment(config)
+        run = _claim(experiment, accelerator)
+        test = _outside_test(experiment, run, accelerator, batches)
     if not _already_complete(run):
-        _start(experiment, run, accelerator)
-        if test is not None:
-            begin_test(test)
-        _train_folds(experiment, run, accelerator, until, batches)
-    elif test is None or test.is_complete(experiment.folds):
+        with timings.of("start"):
+            _start(experiment, run, accelerator)
+            if test is not None:
+                begin_test(test)
+        timings.add(_train_folds(experiment, run, accelerator, until, batches))
+    elif _is_gathered(run) and (test is None or test.is_complete(experiment.folds)):
         return Outcome(folder=run.path, result=run.result())
-    return Outcome(folder=run.path, result=_gather(run, config, test, experiment.folds))
+    with timings.of("gathering"):
+        result = _gather(run, config, test, experiment.folds)
+    if "training" in timings.seconds:
+        record_timings(run, timings)
+    return Outcome(folder=run.path, result=result)
+
+
+def _is_gathered(run: RunFolder) -> bool:
+    """Whether a finished run has its pictures too, the last that it is given."""
+    return (run.path / "curves.png").is_file()
 
 
 def _outside_test(
@@ -230,7 +244,8 @@ def _train_folds(
     accelerator: Accelerator,
     until: float | None,
     batches: int | None,
-) -> None:
+) -> dict[str, float]:
+    """Train the folds that are not trained yet; the seconds that their stages took."""
     folds = experiment.folds
     left = tuple(fold for fold in folds if not is_trained(run, fold))
     if len(left) < len(folds):
@@ -239,7 +254,7 @@ def _train_folds(
         for fold in set(folds) - set(left):
             tidy_fold(run, fold)
     if not left:
-        return
+        return {}
     task = FoldsTask(
         config=experiment.config,
         shards=experiment.shards,
@@ -253,7 +268,7 @@ def _train_folds(
         deadline=until,
     )
     try:
-        accelerator.launch(train_folds, task)
+        return accelerator.launch(train_folds, task)
     except Interrupted as stop:
         extra = f" with resume={run.path}" if experiment.config.resume == "never" else ""
         text = f"{run.path}: {stop}; the same command{extra} goes on"

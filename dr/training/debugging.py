@@ -11,6 +11,7 @@ from dr.config import TrainConfig
 from dr.training.experiment import trial_job
 from dr.training.job import FoldJob
 from dr.training.learner import Learner, build_learner
+from dr.training.micro_batches import choose_accumulate
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,12 @@ def _first_fold(config: TrainConfig) -> int:
 
 def _learner(job: FoldJob, accelerator: Accelerator) -> Learner:
     accelerator.seed(job.config.seed, job.fold)
-    return build_learner(
+    learner = build_learner(
         job.config,
         accelerator,
         image_size=job.image_size,
         label_counts=job.label_counts,
         start=job.start,
     )
+    choose_accumulate(job, learner)
+    return learner

@@ -1,8 +1,9 @@
 """An exponential moving average of a model's weights."""
 
+import copy
 from typing import Any
 
-from timm.utils import ModelEmaV3
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined]
 from torch import nn
 
 
@@ -15,17 +16,23 @@ class EMA:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         """The average starts as a copy of `model`, on its device."""
-        # timm's warm-up is 1 - (1 + s / gamma)^-power at s = step - 1; here s = n + 1.
-        self._average = ModelEmaV3(
-            model, decay=decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
+        # timm's warm-up is 1 - (1 + s / gamma)^-power at s = step - 1; here s = n + 1. Made on the
+        # CPU: timm wants random numbers of the model's device, which torch has not for XLA.
+        average = ModelEmaV3(
+            copy.deepcopy(model).cpu(),
+            decay=decay,
+            use_warmup=True,
+            warmup_gamma=9.0,
+            warmup_power=1.0,
         )
-        self._average.requires_grad_(False)
+        self._average = average.requires_grad_(False).to(next(model.parameters()).device)
         self._updates = 0
 
     @property
     def model(self) -> nn.Module:
         """The model with the averaged weights."""
-        return self._average.module
+        averaged: nn.Module = self._average.module
+        return averaged
 
     def update(self, model: nn.Module) -> None:
         """Take in the weights of `model` after a step; nothing waits for the device."""

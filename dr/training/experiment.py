@@ -94,11 +94,18 @@ def check_experiment(config: TrainConfig) -> Experiment:
     return experiment
 
 
+def check_batch(config: TrainConfig, accelerator: Accelerator) -> None:
+    """Raises ValueError where the accelerator cannot take the batches asked for."""
+    asked = config.accel.accumulate
+    accelerator.check_batch(config.batch_size, accumulate=1 if asked == "auto" else asked)
+
+
 def trial_job(config: TrainConfig, fold: int, accelerator: Accelerator) -> FoldJob:
     """The training of one fold, checked as ever, for a trial: its run folder is never made.
 
     Raises ValueError as `check_experiment` does.
     """
+    check_batch(config, accelerator)
     experiment = check_experiment(dataclasses.replace(config, fold=[fold], test=None))
     return FoldJob(
         config=experiment.config,
@@ -251,7 +258,9 @@ def _check_start(experiment: Experiment) -> None:
         split=split,
         outside=None if outside is None else outside.shards,
     )
-    say_what_is_loaded(source, experiment.config)
+    manifest = experiment.shards.manifest
+    prepared = None if manifest is None else manifest.preparation
+    say_what_is_loaded(source, experiment.config, prepared)
 
 
 def _check_model(experiment: Experiment) -> None:

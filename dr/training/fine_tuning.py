@@ -4,6 +4,7 @@ The other run's folds are looked up, so that no fold is scored on patients whom 
 trained on already. What a run starts from is kept in its own folder.
 """
 
+import dataclasses
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from dr.config import ObjectiveConfig, TrainConfig
+from dr.config import ObjectiveConfig, PreparationConfig, TrainConfig
 from dr.digests import digest_of, digest_of_file
 from dr.files import write_whole
 from dr.modeling.weights import RUN, RunWeights
@@ -154,8 +155,26 @@ def _is_finished(source: SourceRun, fold: int) -> bool:
     return path.is_file() and (path.parent / SCORES_FILE).is_file()
 
 
-def say_what_is_loaded(source: SourceRun, config: TrainConfig) -> None:
-    """Say in the log what the folds start from, and whether their head does."""
+def say_what_is_loaded(
+    source: SourceRun, config: TrainConfig, prepared: PreparationConfig | None
+) -> None:
+    """Say in the log what the folds start from, whether their head does, and what is other now.
+
+    `prepared` is how the photographs were prepared, where that is known.
+    """
+    before = source.result["data"]["preparation"]
+    now = {} if before is None or prepared is None else dataclasses.asdict(prepared)
+    differing = [
+        f"{key}: {before.get(key)} before, {value} now"
+        for key, value in now.items()
+        if before.get(key) != value
+    ]
+    if differing:
+        _log.warning(
+            "run %s had photographs that were prepared differently (%s): its weights expect those",
+            source.folder,
+            ", ".join(differing),
+        )
     if source.start(0, config.objective).head:
         _log.info("every fold starts from run %s, its head as well", source.folder)
         return

@@ -26,6 +26,7 @@ from dr.training.loop import (
     loader_drawing,
     train_epoch,
 )
+from dr.training.micro_batches import choose_accumulate
 from dr.training.resuming import go_on_with, settings_in_force
 from dr.training.schedules import learning_rate
 from dr.training.state import FoldState, pack_state, unpack_state
@@ -40,7 +41,8 @@ def train_fold(job: FoldJob, stopper: Stopper) -> None:
     scores.json; with `select=cross` these wait for the other folds. Raises Interrupted, all saved,
     where `stopper` says so.
     """
-    fold = _begin(job, stopper)
+    with job.timings.of("building"):
+        fold = _begin(job, stopper)
     with _logger(job, fold.state) as logger:
         with open_loader(
             job.config,
@@ -71,7 +73,9 @@ class _Fold:
 
     def save(self) -> None:
         """Write a checkpoint; the first rank's part alone."""
-        if self.job.accelerator.is_first:
+        if not self.job.accelerator.is_first:
+            return
+        with self.job.timings.of("saving"):
             packed = pack_state(self.state, self.learner)
             settings = json.dumps(_settings(self.job, self.learner))
             save_checkpoint(self.job.folder, {**packed, "settings": settings})
@@ -88,8 +92,10 @@ def _begin(job: FoldJob, stopper: Stopper) -> _Fold:
     )
     packed = load_checkpoint(job.folder, which=job.config.resume_from)
     state = FoldState()
+    stored = {} if packed is None else json.loads(packed["settings"])
+    choose_accumulate(job, learner, at_least=stored.get("accumulate", 1))
     if packed is not None:
-        _take_settings(job, learner, json.loads(packed["settings"]))
+        _take_settings(job, learner, stored)
         state = unpack_state(packed, learner)
         where = f"epoch {state.epoch + 1}, step {state.tally.step}"
         job.progress.say(f"fold {job.fold}: going on at {where}")
@@ -125,19 +131,22 @@ def _run_epoch(fold: _Fold, loader: BatchLoader) -> None:
     """Train and evaluate an epoch; its checkpoint stands when its line is said."""
     job, state = fold.job, fold.state
     before = sum(row["not_finite"] for row in state.history)
-    figures = _train(fold, loader)
+    with job.timings.of("training"):
+        figures = _train(fold, loader)
     row = history_row(state.epoch, figures, not_finite=state.not_finite - before)
     started = time.perf_counter()
-    predictions = _evaluate(fold, loader)
+    with job.timings.of("evaluation"):
+        predictions = _evaluate(fold, loader)
     row["evaluation_seconds"] = round(time.perf_counter() - started, 3)
     if predictions is not None:
         row["unscored"] = sum(map(len, job.evaluation_plan())) - len(predictions.records)
         row |= _scores(job, predictions)
     state.next_epoch(row)
     if job.accelerator.is_first:
-        keep_epoch(job, fold.learner.scored, state.history, predictions)
-        fold.save()
-        write_history(job.folder / "history.csv", state.history)
+        with job.timings.of("saving"):
+            keep_epoch(job, fold.learner.scored, state.history, predictions)
+            fold.save()
+            write_history(job.folder / "history.csv", state.history)
         job.progress.say(_epoch_line(job, row, loader))
 
 

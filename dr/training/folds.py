@@ -17,6 +17,7 @@ from dr.training.interruption import Stopper
 from dr.training.job import FoldJob
 from dr.training.keeping import is_trained
 from dr.training.run_folder import RunFolder, locked, update_result
+from dr.training.timings import Timings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,22 +40,31 @@ class FoldsTask:
     deadline: float | None
 
 
-def train_folds(accelerator: Accelerator, task: FoldsTask) -> None:
+def train_folds(accelerator: Accelerator, task: FoldsTask) -> dict[str, float]:
     """Train the folds that are not trained yet, this process being one of the ranks.
 
-    Raises ValueError where another process trains one of them, and what `train_fold` raises.
+    Gives the seconds that each stage took in it. Raises ValueError where another process trains
+    one of them, and what `train_fold` raises.
     """
     limit = None if task.deadline is None else task.deadline - time.time()
     stopper = Stopper(limit if accelerator.is_first else None)
     progress = JobProgress(0, description="training", bar=accelerator.is_first)
+    timings = Timings()
     with stopper, progress:
-        jobs = [_job(task, fold, accelerator, progress) for fold in task.folds]
+        jobs = [_job(task, fold, accelerator, progress, timings) for fold in task.folds]
         progress.skip(-sum(job.images_in_all for job in jobs))
         for job in jobs:
             _train_if_due(job, stopper)
+    return timings.seconds
 
 
-def _job(task: FoldsTask, fold: int, accelerator: Accelerator, progress: JobProgress) -> FoldJob:
+def _job(
+    task: FoldsTask,
+    fold: int,
+    accelerator: Accelerator,
+    progress: JobProgress,
+    timings: Timings,
+) -> FoldJob:
     return FoldJob(
         config=task.config,
         shards=task.shards,
@@ -65,6 +75,7 @@ def _job(task: FoldsTask, fold: int, accelerator: Accelerator, progress: JobProg
         accelerator=accelerator,
         augmentation=Augmentation(task.config.augment),
         progress=progress,
+        timings=timings,
         mixture=task.mixture,
         start=None if task.source is None else task.source.start(fold, task.config.objective),
         batches=task.batches,

@@ -1,7 +1,7 @@
 """All that training one fold needs, and the plans that follow from it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from dr.progress import JobProgress
 from dr.shards.shard_set import ShardSet
 from dr.training.run_folder import RunFolder
 from dr.training.sizes import Growth
+from dr.training.timings import Timings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class FoldJob:
     mixture: Mixture | None = None
     start: RunWeights | None = None
     batches: int | None = None
+    timings: Timings = field(default_factory=Timings)
 
     @property
     def folder(self) -> Path:

@@ -161,16 +161,18 @@ def train_step(
     mix, statistics = learner.mix(batch.images.shape[1], key), learner.statistics()
     loss = _gradients(learner, batch, labels=labels, drawing=drawing, weight=weight, mix=mix)
     norm = accelerator.gradient_norm(optimizer)
-    if accelerator.updates_first:
+    at_once = accelerator.updates_first and not learner.guarded
+    if at_once:
         learner.update(norm)
     figures = _agreed(learner, accelerator.figures([loss, norm]), reason)
-    if accelerator.updates_first:
+    if at_once:
         return figures
     if figures.taken:
         learner.update(norm)
     else:
         accelerator.drop_gradients(optimizer)
         learner.restore(statistics)
+    accelerator.flush()
     return figures
 
 

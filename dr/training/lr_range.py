@@ -16,6 +16,7 @@ from dr.training.experiment import trial_job
 from dr.training.job import FoldJob, open_loader
 from dr.training.learner import Learner, build_learner
 from dr.training.loop import device_drawing, loader_drawing, train_step
+from dr.training.micro_batches import choose_accumulate
 from dr.training.optimizers import train_mode
 
 Values = NDArray[np.float64]
@@ -70,6 +71,7 @@ def find_lr(config: FindLrConfig) -> LrRange:
         label_counts=job.label_counts,
         start=job.start,
     )
+    choose_accumulate(job, learner)
     opened = open_loader(config, job.shards, image_size=job.image_size, accelerator=job.accelerator)
     images = config.steps * config.batch_size
     with opened as loader, JobProgress(images, description="trying rates") as progress:

@@ -4,6 +4,7 @@ What would crash at the end of the first epoch, or of the run, crashes within a 
 """
 
 import dataclasses
+import json
 import shutil
 import tempfile
 import time
@@ -18,11 +19,19 @@ from dr.modeling.objectives import build_objective
 from dr.training.checkpoint import WEIGHTS, load_weights_file
 from dr.training.cross_validation import Outcome, cross_validate
 from dr.training.debugging import Finding
-from dr.training.history import read_history
 from dr.training.schedules import learning_rate
 
 _EPOCHS = 2
 """So that what changes between epochs (frozen layers, picture sizes) does."""
+_STAGES = {
+    "start": "opening the data, making folds, building the network once",
+    "building": "building what learns",
+    "training": "training",
+    "evaluation": "evaluation",
+    "saving": "saving",
+    "gathering": "scores, test set and curves",
+    "rest": "all else",
+}
 
 
 def train_one_batch(config: TrainConfig) -> Finding:
@@ -33,21 +42,18 @@ def train_one_batch(config: TrainConfig) -> Finding:
     decoded pictures is built. Raises ValueError for anything that cannot be trained as asked.
     """
     with _throwaway(Path(config.outputs)) as outputs:
-        started = time.time()
         outcome = cross_validate(_shortened(config, outputs), batches=1)
         if outcome is None:
             return Finding("")
-        trained = time.time()
-        stages = _stages(outcome, started=started, ended=trained)
+        stages, started = _stages(outcome), time.perf_counter()
         _load(config, outcome)
-        loaded = time.time()
         _compare(outputs)
-        stages += [("loading the kept weights", loaded - trained)]
-        stages += [("dr.compare", time.time() - loaded)]
-    total = time.time() - started
-    lines = [f"  {seconds:8.2f} s  {stage}" for stage, seconds in stages]
-    listed = "\n".join(["one_batch: the whole way works", *lines])
-    return Finding(f"{listed}\n  {total:8.2f} s  in all; its files are gone again")
+    stages["loading the kept weights, comparing runs"] = time.perf_counter() - started
+    folds = ", ".join(outcome.result["folds"])
+    lines = [f"one_batch: the whole way works (fold {folds}, one batch of each)"]
+    lines += [f"  {seconds:8.2f} s  {stage}" for stage, seconds in stages.items()]
+    total = sum(stages.values())
+    return Finding("\n".join([*lines, f"  {total:8.2f} s  in all; its files are gone again"]))
 
 
 @contextmanager
@@ -103,22 +109,8 @@ def _compare(outputs: Path) -> None:
     render_table(compare(read_runs(outputs)), width=None, encoding="utf-8")
 
 
-def _stages(outcome: Outcome, *, started: float, ended: float) -> list[tuple[str, float]]:
-    """What took how many seconds, told from the run's files."""
-    last = (outcome.folder / "folds.csv").stat().st_mtime
-    stages = [("opening the data, making folds, building the network once", last - started)]
-    histories = outcome.folder.glob("fold-*/history.csv")
-    folds = sorted(histories, key=lambda path: path.stat().st_mtime)
-    for path in folds:
-        history, name = read_history(path.parent), path.parent.name
-        training = sum(row["seconds"] for row in history)
-        evaluating = sum(row["evaluation_seconds"] for row in history)
-        whole = path.stat().st_mtime - last
-        stages += [
-            (f"{name}: training, {len(history)} batches", training),
-            (f"{name}: evaluating, {len(history)} batches", evaluating),
-            (f"{name}: building and saving", whole - training - evaluating),
-        ]
-        last += whole
-    stages.append(("scores, test set and curves", ended - last))
-    return stages
+def _stages(outcome: Outcome) -> dict[str, float]:
+    """The seconds of each stage of all folds, as the run's own file tells them."""
+    environment = json.loads((outcome.folder / "environment.json").read_text())
+    seconds: dict[str, float] = environment["timings"][-1]
+    return {spelled: seconds.get(stage, 0.0) for stage, spelled in _STAGES.items()}

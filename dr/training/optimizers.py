@@ -47,9 +47,15 @@ def build_optimizer(model: "torch.nn.Module", config: OptimizerConfig) -> "torch
             raise ValueError("\n".join(map(str, problems)))
         optimizer = _by_name(config, groups)
     else:
-        optimizer = _optimizer_class(config.name)(groups, **_own_settings(config))
+        settings = _own_settings(config) | {"fused": _fuses(groups)}
+        optimizer = _optimizer_class(config.name)(groups, **settings)
     set_learning_rate(optimizer, 0.0)
     return optimizer
+
+
+def _fuses(groups: list[dict[str, Any]]) -> bool:
+    """Whether torch has one kernel for a whole step on the device of the parameters."""
+    return groups[0]["params"][0].device.type in ("cpu", "cuda")
 
 
 def _own_settings(config: OptimizerConfig) -> dict[str, Any]:

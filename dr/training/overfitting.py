@@ -130,7 +130,7 @@ def _least(objective: Objective, target: torch.Tensor, features: torch.Tensor) -
 def _train(
     job: FoldJob, learner: Learner, batch: Batch, bounds: Bounds
 ) -> tuple[list[float], bool]:
-    """The losses before each step, and whether the batch is learned; ends early where not finite."""
+    """The losses before each step, and whether the batch is learned; the last may be not finite."""
     train_mode(learner.model)
     losses: list[float] = []
     labels = job.labels[batch.records]

@@ -84,17 +84,17 @@ def _check_same_run(path: Path, identity: str) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, what: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+def locked(folder: Path, *, what: str, wait_s: float | None = None) -> Iterator[None]:
     """Hold a folder's lock, which a dead process does not hold, and tidy up after such a one.
 
     A process that is about to die is waited for. Raises ValueError, naming the process and its
-    machine, where a live one holds the lock after `wait_s` seconds.
+    machine, where a live one holds the lock after `wait_s` seconds, None being `LOCK_WAIT_S`.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     holder = folder / ".holder"
-    lock = FileLock(folder / ".lock", timeout=wait_s)
+    lock = FileLock(folder / ".lock", timeout=LOCK_WAIT_S if wait_s is None else wait_s)
     try:
         lock.acquire()
     except Timeout as error:

@@ -169,3 +169,9 @@ def train(accelerator: Accelerator, case: dict[str, Any]) -> dict[str, Any]:
     flat = torch.cat([value.double().flatten() for value in state.values()]).numpy()
     everyone = accelerator.collect((flat[None],))
     return {"losses": losses, "norms": norms, "state": state, "everyone": everyone}
+
+
+def fail_while_others_wait(accelerator: Accelerator, rank: int) -> None:
+    if accelerator.rank == rank:
+        raise ValueError(f"batch_size: rank {rank} has had enough; set less")
+    accelerator.barrier()

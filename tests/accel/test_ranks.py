@@ -104,3 +104,10 @@ def test_more_ranks_than_cores_are_warned_about(caplog: pytest.LogCaptureFixture
     assert f"accel.devices={many}: are more ranks than the" in caplog.text
     assert ", 1 threads)" in accelerator.describe()
     accelerator.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_ends_ranks_that_wait_for_an_answer(rank: int, two_ranks: Accelerator) -> None:
+    with pytest.raises(ValueError, match=f"^batch_size: rank {rank} has had enough; set less$"):
+        two_ranks.launch(rank_tasks.fail_while_others_wait, rank)

@@ -176,7 +176,7 @@ def test_a_fold_that_another_process_trains_is_refused(tiny_config: Make) -> Non
     outcome = cross_validate(tiny_config("epochs=1", "fold=0"))
     with (
         locked(outcome.folder / "fold-1", what="fold 1"),
-        pytest.raises(ValueError, match="fold 1 is being trained by another process"),
+        pytest.raises(ValueError, match="fold 1 is being trained by process"),
     ):
         cross_validate(tiny_config("epochs=1", "fold=1"))
 

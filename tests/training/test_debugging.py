@@ -160,7 +160,11 @@ def test_one_batch_goes_the_whole_way_and_leaves_nothing(
     text = capsys.readouterr().out
     assert "one_batch: the whole way works" in text
     folds = range(3) if "fold=all" in changes else (0, 2)
-    assert [f"fold-{fold}: training, 2 batches" in text for fold in folds] == [True] * len(folds)
+    assert f"(fold {', '.join(map(str, folds))}, one batch of each)" in text
+    seconds = [float(line.split()[0]) for line in text.splitlines()[1:]]
+    assert sum(seconds[:-1]) == pytest.approx(seconds[-1], abs=0.1)
+    for stage in ("training", "evaluation", "saving", "test set and curves"):
+        assert f"s  {stage}" in text or f", {stage}" in text
     for fold in folds:
         history, predictions, test = seen[0].result[f"fold-{fold}"]
         assert len(history) == 2

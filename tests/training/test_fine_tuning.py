@@ -11,13 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dr.accel.choice import choose_accelerator
 from dr.checks import check_train
 from dr.compose import compose, compose_rerun, hydra_arguments
-from dr.config import FindLrConfig, TrainConfig
+from dr.config import AccelConfig, FindLrConfig, TrainConfig
+from dr.prediction.folds import load_run
+from dr.reporting.comparison import compare
+from dr.reporting.runs import read_runs
 from dr.training.cross_validation import Outcome, cross_validate
+from dr.training.experiment import check_experiment
 from dr.training.fine_tuning import KEPT, open_source
 from dr.training.lr_range import find_lr
-from tests.conftest import TINY
+from tests.conftest import PLAIN, TINY
 
 Make = Callable[..., TrainConfig]
 STILL = ("epochs=1", "schedule.max_lr=1e-30", "optimizer.weight_decay=0")
@@ -43,7 +48,8 @@ def weights(folder: Path, fold: int) -> dict[str, torch.Tensor]:
 
 
 def learned(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in state.items() if "running" not in name}
+    counted = ("running_mean", "running_var", "num_batches_tracked")
+    return {name: value for name, value in state.items() if not name.endswith(counted)}
 
 
 def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> set[str]:
@@ -59,9 +65,7 @@ def test_each_fold_starts_from_the_same_fold_of_the_source(tiny_config: Make, so
     outcome = trained(tiny_config(f"model.weights=run:{source}", *STILL))
     for fold in range(3):
         own = weights(outcome.folder, fold)
-        assert differing(own, weights(source, fold)) <= {"bn1.num_batches_tracked"} | {
-            name for name in own if "num_batches" in name
-        }
+        assert differing(own, weights(source, fold)) == set()
         assert "classifier.weight" in differing(own, weights(source, (fold + 1) % 3))
 
 
@@ -76,11 +80,7 @@ def test_the_head_comes_along_where_its_outputs_mean_the_same(
     with caplog.at_level(logging.INFO):
         outcome = trained(config)
     assert ("its head as well" if whole else "its head starts anew") in caplog.text
-    found = {
-        name
-        for name in differing(weights(outcome.folder, 0), weights(source, 0))
-        if "num_batches" not in name
-    }
+    found = differing(weights(outcome.folder, 0), weights(source, 0))
     assert found == (set() if whole else {"classifier.weight", "classifier.bias"})
 
 
@@ -113,6 +113,9 @@ def test_a_run_needs_its_source_no_more(
     gone = shutil.copytree(source, tmp_path / "gone")
     first = trained(tiny_config(f"model.weights=run:{gone}", "epochs=1"))
     shutil.rmtree(gone)
+    accelerator = choose_accelerator(AccelConfig(name="cpu"))
+    assert len(load_run(first.folder, accelerator).models) == 3
+    assert compare(read_runs(first.folder.parent)).rows[0].state == "complete"
     again = trained(compose_rerun(first.folder, TrainConfig, []))
     assert again.folder.name == f"{first.folder.name}-2"
     assert again.result == first.result
@@ -201,8 +204,7 @@ def test_a_source_of_one_fold_serves_every_fold_of_other_patients(
     assert "share 40 names, but their photographs differ: other people" in caplog.text
     assert set(outcome.result["folds"]) == {"0", "1", "2"}
     for fold in range(3):
-        found = differing(weights(outcome.folder, fold), weights(everything, 0))
-        assert not {name for name in found if "num_batches" not in name}
+        assert differing(weights(outcome.folder, fold), weights(everything, 0)) == set()
     unknown = elsewhere(everything, tmp_path / "unknown")
     with pytest.raises(ValueError, match="patients of this run's fold 0"):
         cross_validate(tiny_config(f"model.weights=run:{unknown}", *others))
@@ -217,6 +219,21 @@ def test_the_same_photographs_prepared_otherwise_are_the_same_patients(
     assert trained(tiny_config(*config, "fold=0", *STILL)).result["folds"].keys() == {"0"}
     with pytest.raises(ValueError, match="patients of this run's fold 0"):
         cross_validate(tiny_config(*config, "fold_seed=1"))
+
+
+def test_another_preparation_is_warned_about(
+    tiny_config: Make,
+    source: Path,
+    tmp_path: Path,
+    make_shards: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    filtered = dataclasses.replace(PLAIN, filter="clahe")
+    shards = make_shards(tmp_path / "filtered", seed=0, preparation=filtered)
+    check_experiment(tiny_config(f"model.weights=run:{source}"))
+    assert "prepared differently" not in caplog.text
+    check_experiment(tiny_config(f"model.weights=run:{source}", f"shards={shards}"))
+    assert "prepared differently (filter: none before, clahe now)" in caplog.text
 
 
 def test_sources_of_several_shards_are_compared_by_their_own_names(

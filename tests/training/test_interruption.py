@@ -1,13 +1,18 @@
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dr.checks import check_train
+from dr.compose import run_door
+from dr.config import TrainConfig
 from dr.training import interruption
 from dr.training.interruption import (
     REASONS,
@@ -124,3 +129,26 @@ def test_a_deadline_counts_from_the_command(monkeypatch: pytest.MonkeyPatch) -> 
     assert now + 60 <= (deadline("1m") or 0) <= time.time() + 60
     count_from(1000.0)
     assert deadline("1m") == 1060.0
+
+
+@pytest.mark.parametrize("sweep", [[], ["--multirun", "seed=0,1"]], ids=["run", "sweep"])
+@pytest.mark.parametrize("code", [130, 143, 75])
+def test_a_door_leaves_with_the_code_of_the_stop(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    code: int,
+    sweep: list[str],
+) -> None:
+    asked = []
+
+    def main(config: TrainConfig) -> None:
+        asked.append(config.seed)
+        raise Interrupted("why", code)
+
+    monkeypatch.setattr(interruption, "_started", None)
+    monkeypatch.setattr(sys, "argv", ["dr.train", f"outputs={tmp_path}", *sweep])
+    with pytest.raises(SystemExit) as caught:
+        run_door("train", schema=TrainConfig, check=check_train, main=main)
+    assert (caught.value.code, asked) == (code, [0])
+    assert capsys.readouterr().err.endswith("dr.train: why\n")

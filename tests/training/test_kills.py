@@ -17,6 +17,8 @@ import pytest
 from dr.training.checkpoint import load_checkpoint
 from dr.training.history import TIMINGS, read_history
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
 KILLS = 20
 CHANGES = (
     "augment=fundus",
@@ -66,10 +68,8 @@ class Training:
 
     def start(self) -> BaseProcess:
         """`python -m dr.train` in a process that need not import anything any more."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
         door = DOOR.format(arguments=self.arguments, log=str(self.log))
-        process = context.Process(target=exec, args=(door, {}))
+        process = multiprocessing.get_context("forkserver").Process(target=exec, args=(door, {}))
         process.start()
         return process
 
@@ -85,7 +85,8 @@ class Training:
         process.join(seconds)
         process.kill()
         process.join()
-        return process.exitcode == -signal.SIGKILL and not all(map(is_complete, self.runs()))
+        finished = self.runs() and all(map(is_complete, self.runs()))
+        return process.exitcode == -signal.SIGKILL and not finished
 
     def stop(self, number: signal.Signals, when: Callable[[], bool]) -> int | None:
         """Start, and send a signal a little after `when()` holds; the exit code."""
@@ -151,13 +152,22 @@ def same(training: Training, whole: dict[str, Any]) -> None:
 Make = Callable[..., Training]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """What a process imports is there before the first one is timed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    process = context.Process(target=abs, args=(0,))
+    process.start()
+    assert exit_code(process) == 0
+
+
 @pytest.fixture
 def training(tiny_overrides: list[str], tmp_path: Path) -> Make:
     """`training("name", "epochs=3")`: a training with outputs of its own."""
     return lambda name, *changes: Training(tiny_overrides, tmp_path / name, *changes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
     training: Make, precision: str
@@ -181,13 +191,12 @@ def test_a_run_killed_at_any_moment_ends_as_one_that_was_not(
     assert len({place for place in positions if place[2]}) >= 4
 
 
-@pytest.mark.slow
 def test_a_run_killed_again_and_again_ends_as_one_that_was_not(training: Make) -> None:
     changes = ("select=cross", "folds=3", "epochs=1")
     reference = training("whole", *changes)
     length = reference.finish()
     killed, draw, kills = training("killed", *changes), random.Random(3), 0
-    while killed.kill(length * draw.uniform(0.4, 0.9) * 1.1**kills) or not killed.runs():
+    while killed.kill(length * draw.uniform(0.4, 0.9) * 1.1**kills):
         kills += 1
         assert kills < 30
     killed.finish()
@@ -195,7 +204,6 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(training: Make) -
     same(killed, reference.left())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_within_an_epoch_and_leaves_with_its_code(
     training: Make, number: signal.Signals
@@ -215,7 +223,6 @@ def test_a_signal_saves_within_an_epoch_and_leaves_with_its_code(
     same(stopped, reference.left())
 
 
-@pytest.mark.slow
 def test_a_time_limit_leaves_with_75_until_the_run_is_finished(training: Make) -> None:
     reference = training("whole")
     reference.finish()
@@ -231,7 +238,6 @@ def test_a_time_limit_leaves_with_75_until_the_run_is_finished(training: Make) -
 SWEEP = ("--multirun", "seed=0,1")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_sweep_goes_on_with_what_is_unfinished(training: Make, number: signal.Signals) -> None:
     reference = training("whole", *SWEEP)
@@ -249,39 +255,49 @@ def test_a_sweep_goes_on_with_what_is_unfinished(training: Make, number: signal.
     same(swept, reference.left())
 
 
-@pytest.mark.slow
 def test_a_stopped_job_ends_its_sweep(training: Make) -> None:
     swept = training("swept", *SWEEP)
     assert swept.stop(signal.SIGTERM, swept.has("fold-0/checkpoint.pt")) == 143
     assert len(swept.runs()) == 1
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="processes hear of their parent's end on Linux")
-def test_jobs_side_by_side_save_when_their_launcher_is_stopped(training: Make) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_jobs_side_by_side_save_when_their_launcher_is_stopped(
+    training: Make, number: signal.Signals
+) -> None:
     joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "save_minutes=10")
     swept = training("swept", *SWEEP, *joblib, "epochs=200")
 
     def both_train() -> bool:
         return sum(1 for _ in swept.outputs.glob("test_*/fold-0/checkpoint.pt")) == 2
 
-    assert swept.stop(signal.SIGTERM, both_train) == -signal.SIGTERM
-    before = None
-    while before != (now := swept.positions()):
-        before = now
-        time.sleep(2)
-    assert len(before) == 2
-    assert all(step for _, _, step in before)
+    process = swept.start()
+    wait_for(both_train, process)
+    assert process.pid is not None
+    workers = children(process.pid)
+    os.kill(process.pid, number)
+    assert exit_code(process) == -number
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        time.sleep(0.1)
+    saved = swept.positions()
+    assert len(saved) == 2
+    assert all(step for _, _, step in saved)
 
 
-@pytest.mark.slow
+def children(process: int) -> list[int]:
+    listed = Path(f"/proc/{process}/task").glob("*/children")
+    return [int(child) for path in listed for child in path.read_text().split()]
+
+
 def test_ranks_die_with_their_parent_and_the_run_goes_on(training: Make) -> None:
     changes = ("accel.devices=2", "epochs=1")
     reference = training("whole", *changes)
     reference.finish()
     killed = training("killed", *changes)
-    for pattern in ("fold-0/checkpoint-previous.pt", "fold-1/checkpoint.pt"):
-        assert killed.stop(signal.SIGKILL, killed.has(pattern)) == -signal.SIGKILL
-        assert not is_complete(killed.runs()[0])
+    previous = killed.has("fold-0/checkpoint-previous.pt")
+    assert killed.stop(signal.SIGKILL, previous) == -signal.SIGKILL
+    assert killed.stop(signal.SIGTERM, killed.has("fold-1/checkpoint.pt")) == 143
+    assert not is_complete(killed.runs()[0])
     killed.finish()
     same(killed, reference.left())

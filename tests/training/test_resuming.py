@@ -162,8 +162,10 @@ def test_4_to_6_and_8_auto_makes_goes_on_and_skips(
     assert "fold 0: trained already, not trained again" in caplog.text
     assert not (folder / "fold-0" / CHECKPOINT).exists()
     assert weights == (folder / "fold-0" / "model.safetensors").read_bytes()
+    (folder / "curves.png").unlink()
     monkeypatch.setattr(fold_module, "train_epoch", raising(AssertionError("trains")))
     assert trained(config) == folder
+    assert (folder / "curves.png").is_file()
     assert "THIS RUN IS FINISHED, nothing is trained" in caplog.text
 
 

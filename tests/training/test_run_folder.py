@@ -54,8 +54,8 @@ def test_a_living_process_holds_its_lock_and_a_dead_one_does_not(tmp_path: Path)
     try:
         assert holder.stdout.readline() == "held\n"
         with (
-            pytest.raises(ValueError, match="fold 0 is being trained by another process"),
-            locked(tmp_path / "fold-0", what="fold 0"),
+            pytest.raises(ValueError, match=f"fold 0 is being trained by process {holder.pid} on "),
+            locked(tmp_path / "fold-0", what="fold 0", wait_s=0.1),
         ):
             pass
     finally:
@@ -63,3 +63,11 @@ def test_a_living_process_holds_its_lock_and_a_dead_one_does_not(tmp_path: Path)
         holder.communicate()
     with locked(tmp_path / "fold-0", what="fold 0"):
         assert holder.returncode != 0
+
+
+def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path: Path) -> None:
+    (tmp_path / ".history.csv.123.tmp").write_text("half")
+    (tmp_path / "history.csv").write_text("whole")
+    with locked(tmp_path, what="fold 0"):
+        names = {path.name for path in tmp_path.iterdir()}
+    assert names == {".holder", ".lock", "history.csv"}

@@ -1,6 +1,5 @@
 """Objectives with one output, the grade itself."""
 
-import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -47,7 +46,10 @@ class Huber(Regression):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """`e ** 2 / 2` up to an error e of `delta`, `delta * (e - delta / 2)` beyond."""
         output = widened(logits).squeeze(1)
-        return F.huber_loss(output, labels.to(output.dtype), reduction="none", delta=self._delta)
+        # Not torch's own huber_loss, which XLA computes on the host.
+        error = (output - labels.to(output.dtype)).abs()
+        squared = error.clamp(max=self._delta)
+        return squared * (error - squared / 2)
 
 
 def _interpolated(score: Tensor) -> Tensor:
