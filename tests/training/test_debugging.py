@@ -169,7 +169,7 @@ def test_one_batch_goes_the_whole_way_and_leaves_nothing(
         history, predictions, test = seen[0].result[f"fold-{fold}"]
         assert len(history) == 2
         assert [row["images_per_second"] * row["seconds"] for row in history] == pytest.approx(
-            [10, 10], rel=0.05
+            [10, 10], rel=0.3
         )
         assert len(predictions) == len(test) == 10
     assert not seen[0].folder.exists()
