@@ -193,7 +193,7 @@ def test_a_fold_that_another_process_trains_is_refused(tiny_config: Make) -> Non
         (["model.name=no_such_net"], "model.name='no_such_net': timm has no such model"),
         (["model.weights=/no/such.pth"], "/no/such.pth"),
         (["augment.transforms=[{name: Nope}]"], "Nope"),
-        (["accel=tpu"], "accel=tpu: torch-xla is not installed"),
+        (["accel=tpu", "accel.threads=null"], "accel=tpu: torch-xla is not installed"),
     ],
 )
 def test_what_cannot_be_trained_is_one_clear_message(
