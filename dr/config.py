@@ -432,6 +432,11 @@ class AccelConfig:
     compile: bool = False
     exclusive: bool = True
 
+    @property
+    def micro_batches(self) -> int:
+        """How many micro-batches are asked for; `auto` begins with 1."""
+        return self.accumulate if type(self.accumulate) is int else 1
+
 
 @dataclass(kw_only=True)
 class LoggerConfig:

@@ -96,8 +96,7 @@ def check_experiment(config: TrainConfig) -> Experiment:
 
 def check_batch(config: TrainConfig, accelerator: Accelerator) -> None:
     """Raises ValueError where the accelerator cannot take the batches asked for."""
-    asked = config.accel.accumulate
-    accelerator.check_batch(config.batch_size, accumulate=1 if asked == "auto" else asked)
+    accelerator.check_batch(config.batch_size, accumulate=config.accel.micro_batches)
 
 
 def trial_job(config: TrainConfig, fold: int, accelerator: Accelerator) -> FoldJob:

@@ -179,7 +179,7 @@ def build_learner(
         clip_norm=config.optimizer.clip_norm,
         guarded=config.skip_nonfinite > 0,
         mixing=config.augment,
-        accumulate=1 if config.accel.accumulate == "auto" else config.accel.accumulate,
+        accumulate=config.accel.micro_batches,
         accelerator=accelerator,
         mean=mean,
         std=std,

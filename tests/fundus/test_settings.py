@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dr.checks import check_preparation
+from dr.checks.groups import check_preparation
 from dr.compose import conf_folder
 from dr.config import PreparationConfig
 from dr.shards.manifest import recipe_digest

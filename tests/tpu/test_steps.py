@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dr.accel.base import Accelerator
-from dr.checks import _FETCHING
+from dr.checks.training import HOST_OPTIMIZERS
 from dr.config import OBJECTIVES
 from dr.training.learner import Learner
 from dr.training.loop import StepFigures
@@ -169,7 +169,7 @@ def fetches(make_learner: Make, step: Step, tpu: Accelerator, counters: Any, nam
 def test_optimizers_that_compute_on_the_host_are_those_refused(
     name: str, tpu: Accelerator, counters: Any, make_learner: Make, step: Step
 ) -> None:
-    assert fetches(make_learner, step, tpu, counters, name) == (name in _FETCHING)
+    assert fetches(make_learner, step, tpu, counters, name) == (name in HOST_OPTIMIZERS)
 
 
 @pytest.mark.slow
@@ -177,4 +177,4 @@ def test_all_optimizers_that_compute_on_the_host_are_refused(
     tpu: Accelerator, counters: Any, make_learner: Make, step: Step
 ) -> None:
     found = {name for name in optimizer_names() if fetches(make_learner, step, tpu, counters, name)}
-    assert found == _FETCHING
+    assert found == HOST_OPTIMIZERS
