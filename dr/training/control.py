@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dr.training.interruption import REASONS, Stopper
+from dr.training.interruption import Stopper, voted, votes
 from dr.training.job import FoldJob
 from dr.training.loop import Control, Records, StepFigures, Tally
 from dr.training.state import FoldState
@@ -26,17 +26,17 @@ class FoldControl(Control):
         return self._stopper.reason()
 
     def not_finite(self, records: Records, figures: StepFigures, tally: Tally) -> None:
-        """Count it, or raise ValueError naming fold, epoch, step and the batch's records."""
-        self._state.not_finite += 1
+        """Say so, or raise ValueError naming fold, epoch, step and the batch's records."""
+        before = sum(row["not_finite"] for row in self._state.history)
+        left = self._job.config.skip_nonfinite - before - tally.not_finite
         where = f"fold {self._job.fold}, epoch {self._state.epoch + 1}, step {tally.step}"
         what = f"{where}: the loss is {figures.loss}, the gradients' norm {figures.norm}"
-        if self._state.not_finite > self._job.config.skip_nonfinite:
+        if left < 0:
             raise ValueError(
                 f"{what}, on the records {self._named(records)}; lower schedule.max_lr, set "
                 "optimizer.clip_norm or accel.precision=float32, or leave such batches out with "
                 "skip_nonfinite=N"
             )
-        left = self._job.config.skip_nonfinite - self._state.not_finite
         self._job.progress.say(f"{what}; the batch is left out ({left} more may be)")
 
     def _named(self, records: Records) -> str:
@@ -52,11 +52,9 @@ class FoldControl(Control):
             self._saved = time.monotonic()
 
     def check(self) -> None:
-        asked = np.array([float(self._stopper.reason() == known) for known in REASONS])
-        agreed = self._job.accelerator.agree(asked)
-        for known, count in zip(REASONS, agreed, strict=True):
-            if count:
-                self._leave(known)
+        reason = voted(self._job.accelerator.agree(np.array(votes(self._stopper.reason()))))
+        if reason:
+            self._leave(reason)
 
     def _leave(self, reason: int) -> None:
         """Raise Interrupted when the checkpoint stands."""

@@ -8,10 +8,10 @@ from dr.accel.base import Accelerator
 from dr.accel.choice import choose_accelerator
 from dr.accel.launching import torchrun_place
 from dr.config import TrainConfig
+from dr.training.accumulation import choose_accumulate
 from dr.training.experiment import trial_job
 from dr.training.job import FoldJob
 from dr.training.learner import Learner, build_learner
-from dr.training.micro_batches import choose_accumulate
 
 
 @dataclass(frozen=True)

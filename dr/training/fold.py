@@ -11,6 +11,7 @@ from dr.loading.advice import NOTABLE_WAIT, advice
 from dr.loading.batches import BatchLoader
 from dr.loggers.base import Logger, NoLogger
 from dr.scoring.metrics import score_predictions, to_json
+from dr.training.accumulation import choose_accumulate
 from dr.training.checkpoint import load_checkpoint, save_checkpoint
 from dr.training.control import FoldControl
 from dr.training.history import history_row, kept_epoch, write_history
@@ -24,9 +25,9 @@ from dr.training.loop import (
     Predictions,
     evaluate,
     loader_drawing,
+    shares,
     train_epoch,
 )
-from dr.training.micro_batches import choose_accumulate
 from dr.training.resuming import go_on_with, settings_in_force
 from dr.training.schedules import learning_rate
 from dr.training.state import FoldState, pack_state, unpack_state
@@ -130,10 +131,9 @@ def _finish(job: FoldJob, state: FoldState) -> dict[str, Any]:
 def _run_epoch(fold: _Fold, loader: BatchLoader) -> None:
     """Train and evaluate an epoch; its checkpoint stands when its line is said."""
     job, state = fold.job, fold.state
-    before = sum(row["not_finite"] for row in state.history)
     with job.timings.of("training"):
         figures = _train(fold, loader)
-    row = history_row(state.epoch, figures, not_finite=state.not_finite - before)
+    row = history_row(state.epoch, figures)
     started = time.perf_counter()
     with job.timings.of("evaluation"):
         predictions = _evaluate(fold, loader)
@@ -156,7 +156,7 @@ def _train(fold: _Fold, loader: BatchLoader) -> EpochFigures:
     if job.config.optimizer.freeze_epochs:
         learner.freeze(epoch < job.config.optimizer.freeze_epochs)
     if job.evaluation_plan():
-        loader.announce(job.own(job.evaluation_plan()))
+        loader.announce(shares(job.accelerator, job.evaluation_plan()))
 
     def rate(step: int) -> float:
         return learning_rate(
@@ -193,7 +193,7 @@ def _evaluate(fold: _Fold, loader: BatchLoader) -> Predictions | None:
         return None
     if epoch + 1 < job.config.epochs:
         loader.announce(
-            job.own(job.plan(epoch + 1)),
+            shares(job.accelerator, job.plan(epoch + 1)),
             loader_drawing(job.drawing(epoch + 1)),
             image_size=job.growth.image_size_at(epoch + 1),
         )

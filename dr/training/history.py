@@ -33,11 +33,8 @@ TIMINGS = ("seconds", "images_per_second", "data_wait", "evaluation_seconds")
 """The columns that differ where the same training is run again."""
 
 
-def history_row(epoch: int, figures: EpochFigures, *, not_finite: int) -> dict[str, Any]:
-    """The row of an epoch (from 0) whose evaluation is still to come.
-
-    `not_finite` of its batches were left out for their loss or gradient.
-    """
+def history_row(epoch: int, figures: EpochFigures) -> dict[str, Any]:
+    """The row of an epoch (from 0) whose evaluation is still to come."""
     return {
         "epoch": epoch + 1,
         "learning_rate": figures.learning_rate,
@@ -47,7 +44,7 @@ def history_row(epoch: int, figures: EpochFigures, *, not_finite: int) -> dict[s
         "data_wait": round(figures.data_wait, 4),
         "evaluation_seconds": 0.0,
         "skipped": figures.skipped,
-        "not_finite": not_finite,
+        "not_finite": figures.not_finite,
         "unscored": 0,
         **dict.fromkeys(SCORES),
     }

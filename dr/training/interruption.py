@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -90,6 +91,16 @@ class Stopper:
         else:
             cause, code = f"stopped by {signal.Signals(reason).name}", 128 + reason
         return Interrupted(f"{cause}, the state is saved", code)
+
+
+def votes(reason: int) -> list[float]:
+    """A rank's votes for each of `REASONS`, which can be added up over the ranks."""
+    return [float(reason == known) for known in REASONS]
+
+
+def voted(counts: Iterable[float]) -> int:
+    """The first of `REASONS` that has a vote, 0 where none has."""
+    return next((known for known, count in zip(REASONS, counts, strict=True) if count), 0)
 
 
 _started: float | None = None

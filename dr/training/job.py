@@ -87,11 +87,6 @@ class FoldJob:
         held_out = self.split.held_out(self.fold)
         return evaluation_batches(held_out, batch_size=self.config.batch_size)[: self.batches]
 
-    def own(self, plan: list[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-        """This rank's share of each batch of a plan, without those it has no part in."""
-        shares = [self.accelerator.share(records) for records in plan]
-        return [records for records in shares if len(records)]
-
     @property
     def images_per_epoch(self) -> int:
         """Pictures that pass through the model in one epoch, evaluation included."""

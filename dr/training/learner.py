@@ -93,12 +93,23 @@ class Learner:
         if self.ema is not None:
             self.ema.update(self.model)
 
+    def settle(self, norm: torch.Tensor, kept: list[torch.Tensor], *, taken: bool) -> None:
+        """Take a step whose figures are known, or leave it without a trace.
+
+        `kept` is what `statistics` gave before it.
+        """
+        if taken:
+            self.update(norm)
+        else:
+            self.accelerator.drop_gradients(self.optimizer)
+            self._restore(kept)
+        self.accelerator.flush()
+
     def statistics(self) -> list[torch.Tensor]:
         """Copies of what a forward pass changes in the model, where a step is `guarded`."""
         return [value.clone() for value in self.model.buffers()] if self.guarded else []
 
-    def restore(self, statistics: list[torch.Tensor]) -> None:
-        """Put back what `statistics` gave."""
+    def _restore(self, statistics: list[torch.Tensor]) -> None:
         for value, kept in zip(self.model.buffers(), statistics, strict=False):
             value.copy_(kept)
 

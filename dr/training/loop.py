@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dr.accel.base import Accelerator
 from dr.config import GRADES
 from dr.loading.batches import Batch, BatchLoader, Drawing
-from dr.training.interruption import REASONS
+from dr.training.interruption import voted, votes
 from dr.training.learner import Learner
 from dr.training.mixing import mixed_pictures, mixed_sum
 from dr.training.optimizers import set_learning_rate, train_mode
@@ -26,12 +27,14 @@ Records = NDArray[np.int64]
 class Tally:
     """How far an epoch is: `step` batches of its plan are done, `taken` of them with a step.
 
-    `loss_sum` adds up the mean losses of the steps taken; `seconds` and `waited` (for data) are
+    `not_finite` were left out for their loss or gradient. `loss_sum` adds up the mean losses of
+    the steps taken; `seconds` and `waited` (for data) are
     those of all processes that worked on the epoch.
     """
 
     step: int = 0
     taken: int = 0
+    not_finite: int = 0
     loss_sum: float = 0.0
     images: int = 0
     seconds: float = 0.0
@@ -42,18 +45,22 @@ class Tally:
         self.step, self.images = step + 1, self.images + images
         if figures.taken:
             self.taken, self.loss_sum = self.taken + 1, self.loss_sum + figures.loss
+        else:
+            self.not_finite += 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochFigures:
     """Mean training loss, pictures, seconds, and the share of them spent waiting for data.
 
-    `skipped` counts the records that were to come and could not be read.
+    `skipped` counts the records that were to come and could not be read, `not_finite` the batches
+    that were left out for their loss or gradient.
     """
 
     loss: float
     images: int
     skipped: int
+    not_finite: int
     seconds: float
     data_wait: float
     learning_rate: float
@@ -126,6 +133,12 @@ class _Clock:
             yield batch
 
 
+def shares(accelerator: Accelerator, plan: list[Records]) -> list[Records]:
+    """This rank's share of each batch of a plan, without those it has no part in."""
+    parts = [accelerator.share(records) for records in plan]
+    return [records for records in parts if len(records)]
+
+
 def loader_drawing(drawing: Drawing) -> Drawing | None:
     """What the loader draws of an epoch; None where the device augments."""
     return None if drawing.augmentation.on_device else drawing
@@ -165,14 +178,8 @@ def train_step(
     if at_once:
         learner.update(norm)
     figures = _agreed(learner, accelerator.figures([loss, norm]), reason)
-    if at_once:
-        return figures
-    if figures.taken:
-        learner.update(norm)
-    else:
-        accelerator.drop_gradients(optimizer)
-        learner.restore(statistics)
-    accelerator.flush()
+    if not at_once:
+        learner.settle(norm, statistics, taken=figures.taken)
     return figures
 
 
@@ -217,11 +224,10 @@ def _agreed(learner: Learner, figures: list[float], reason: int) -> StepFigures:
     loss, norm = figures
     scaled = learner.accelerator.precision == "float16"
     bad = not math.isfinite(loss) or not (scaled or math.isfinite(norm))
-    asked = [float(reason == known) for known in REASONS]
-    mine = np.array([loss, float(bad), *asked])
-    agreed = learner.accelerator.agree(mine)
-    found = next((known for known, count in zip(REASONS, agreed[2:], strict=True) if count), 0)
-    return StepFigures(loss=float(agreed[0]), norm=norm, taken=not agreed[1], reason=found)
+    agreed = learner.accelerator.agree(np.array([loss, float(bad), *votes(reason)]))
+    return StepFigures(
+        loss=float(agreed[0]), norm=norm, taken=not agreed[1], reason=voted(agreed[2:])
+    )
 
 
 def train_epoch(
@@ -247,7 +253,7 @@ def train_epoch(
     """
     tally, control = tally or Tally(), control or Control()
     train_mode(learner.model)
-    own = [learner.accelerator.share(records) for records in plan[tally.step :]]
+    own = shares(learner.accelerator, plan[tally.step :])
     clock, rate = _Clock(tally), None
     batches = loader.batches(own, loader_drawing(drawing), image_size=image_size)
     for batch in clock.waiting(batches):
@@ -285,6 +291,7 @@ def _epoch_figures(tally: Tally, plan: list[Records], rate: float) -> EpochFigur
         loss=tally.loss_sum / tally.taken if tally.taken else math.nan,
         images=tally.images,
         skipped=sum(len(records) for records in plan) - tally.images,
+        not_finite=tally.not_finite,
         seconds=tally.seconds,
         data_wait=min(1.0, tally.waited / tally.seconds) if tally.seconds else 0.0,
         learning_rate=rate,
@@ -309,13 +316,12 @@ def evaluate(
     """
     learner.scored.eval()
     accelerator, control = learner.accelerator, control or Control()
-    own = [accelerator.share(records) for records in plan]
-    batches = loader.batches([records for records in own if len(records)])
+    batches = loader.batches(shares(accelerator, plan))
     parts: list[tuple[torch.Tensor, ...]] = []
     records: list[Records] = []
-    for everyone, mine in zip(plan, own, strict=True):
+    for everyone in plan:
         control.check()
-        batch = next(batches, None) if len(mine) else None
+        batch = next(batches, None) if len(accelerator.share(everyone)) else None
         if batch is not None:
             records.append(batch.records)
             parts.append(_scored(learner, batch, labels, pad_to=pad_to))

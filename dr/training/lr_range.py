@@ -12,11 +12,11 @@ from dr.accel.choice import choose_accelerator
 from dr.config import FindLrConfig
 from dr.loading.batches import Batch, BatchLoader, Drawing
 from dr.progress import JobProgress
+from dr.training.accumulation import choose_accumulate
 from dr.training.experiment import trial_job
 from dr.training.job import FoldJob, open_loader
 from dr.training.learner import Learner, build_learner
 from dr.training.loop import device_drawing, loader_drawing, train_step
-from dr.training.micro_batches import choose_accumulate
 from dr.training.optimizers import train_mode
 
 Values = NDArray[np.float64]

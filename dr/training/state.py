@@ -11,14 +11,10 @@ from dr.training.loop import Tally
 
 @dataclass(kw_only=True)
 class FoldState:
-    """`epoch` (from 0) is under way, as far as `tally` says; `history` has those before it.
-
-    `not_finite` counts the batches of the whole fold whose loss or gradient was not finite.
-    """
+    """`epoch` (from 0) is under way, as far as `tally` says; `history` has those before it."""
 
     epoch: int = 0
     tally: Tally = field(default_factory=Tally)
-    not_finite: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def next_epoch(self, row: dict[str, Any]) -> None:

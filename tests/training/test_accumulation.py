@@ -18,12 +18,12 @@ from dr.config import AccelConfig, ObjectiveConfig, TrainConfig
 from dr.loading.batches import Batch
 from dr.modeling.objectives import build_objective
 from dr.training import fold as fold_module
+from dr.training.accumulation import fit_memory
 from dr.training.checkpoint import load_checkpoint
 from dr.training.cross_validation import cross_validate
 from dr.training.ema import EMA
 from dr.training.learner import Learner
 from dr.training.loop import micro_batches
-from dr.training.micro_batches import fit_memory
 
 Make = Callable[..., TrainConfig]
 
