@@ -118,7 +118,7 @@ def _score(test: OutsideTest, fold: int, progress: JobProgress) -> None:
     learner = build_learner(
         test.config, test.accelerator, image_size=test.image_size, pretrained=False
     )
-    load_weights_file(folder / WEIGHTS, learner.model)
+    load_weights_file(folder / WEIGHTS, learner.scored)
     labels = test.shards.table["label"].to_numpy()
     every = np.arange(len(test.shards))
     plan = evaluation_batches(every, batch_size=test.config.batch_size)[: test.batches]

@@ -12,8 +12,10 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
 
+from dr.accel.choice import choose_accelerator
 from dr.config import PreparationConfig, TrainConfig
 from dr.modeling.objectives import build_objective
+from dr.prediction.folds import load_run
 from dr.shards.opening import open_shards
 from dr.train import describe
 from dr.training import fold as fold_module
@@ -196,3 +198,20 @@ def test_test_sets_that_cannot_be_trusted_are_refused_or_said(
     assert "test set bare, 20 of its records seem to be among those trained on" in told
     assert "20 of its 20 records have the name and patient of one of shards=" in caplog.text
     assert "whether it was prepared as the training is not known" in caplog.text
+
+
+@pytest.mark.parametrize("average", ["null", "0.9"])
+def test_the_weights_that_are_scored_are_those_that_are_kept(
+    tiny_config: Make, outside_shards: Path, average: str
+) -> None:
+    """Seen from the other side: what the run's folder holds grades the same pictures alike."""
+    config = tiny_config(f"test={outside_shards}", f"ema_decay={average}", "folds=2")
+    outcome = cross_validate(config)
+    accelerator = choose_accelerator(config.accel)
+    run = load_run(outcome.folder, accelerator)
+    shards = open_shards(outside_shards)
+    pictures = np.stack([run.pixels(shards.read(number).image) for number in range(len(shards))])
+    for fold, model in enumerate(run.models):
+        _, chances = dataclasses.replace(run, models=(model,)).grade(pictures)
+        found = pd.read_csv(outcome.folder / f"fold-{fold}" / "test_predictions.csv")
+        np.testing.assert_allclose(found[[f"p{grade}" for grade in range(5)]], chances, atol=1e-5)
