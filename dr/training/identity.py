@@ -7,7 +7,6 @@ from fractions import Fraction
 from typing import Any
 
 from dr.config import OPERATIONAL_KEYS, TrainConfig
-from dr.digests import digest_of
 from dr.shards.naming import source_names
 
 SCHEMA_VERSION = 1
@@ -51,28 +50,6 @@ def _flatten(values: dict[str, Any], prefix: str) -> dict[str, Any]:
         else:
             flat[prefix + key] = value
     return flat
-
-
-def run_identity(
-    config: TrainConfig,
-    *,
-    data: str,
-    image_size: int,
-    precision: str,
-    channels_last: bool,
-    start: str | None = None,
-) -> str:
-    """SHA-256 (hex) of `decisive_settings`."""
-    return digest_of(
-        decisive_settings(
-            config,
-            data=data,
-            image_size=image_size,
-            precision=precision,
-            channels_last=channels_last,
-            start=start,
-        )
-    )
 
 
 def decisive_settings(

@@ -14,11 +14,12 @@ import torch
 
 from dr.accel.base import Accelerator
 from dr.config import TrainConfig
+from dr.digests import digest_of
 from dr.loading.advice import NOTABLE_WAIT, advice
 from dr.loading.batches import BatchLoader
 from dr.training.debugging import Finding, trial
 from dr.training.fine_tuning import open_source
-from dr.training.identity import run_identity
+from dr.training.identity import decisive_settings
 from dr.training.job import FoldJob, open_loader
 from dr.training.learner import Learner
 from dr.training.loop import train_step
@@ -185,13 +186,15 @@ def _profiler(accelerator: Accelerator) -> Any:
 
 def _free_path(job: FoldJob) -> Path:
     source = open_source(job.config)
-    identity = run_identity(
-        job.config,
-        data=job.shards.digest,
-        image_size=job.image_size,
-        precision=job.accelerator.precision,
-        channels_last=job.accelerator.channels_last,
-        start=None if source is None else source.key,
+    identity = digest_of(
+        decisive_settings(
+            job.config,
+            data=job.shards.digest,
+            image_size=job.image_size,
+            precision=job.accelerator.precision,
+            channels_last=job.accelerator.channels_last,
+            start=None if source is None else source.key,
+        )
     )
     name = f"profile-{identity[:8]}"
     free = (Path(f"{name}{'' if number == 1 else f'-{number}'}.json.gz") for number in count(1))

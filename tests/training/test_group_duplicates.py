@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 from dr.config import PreparationConfig, TableData, TrainConfig
+from dr.digests import digest_of
 from dr.shards.labels import read_label_source
 from dr.shards.packing import Packing, pack
 from dr.training.cross_validation import cross_validate
-from dr.training.identity import run_identity
+from dr.training.identity import decisive_settings
 
 Make = Callable[..., TrainConfig]
 COPIES = {"0_left": "10_left", "1_right": "21_right", "25_left": "10_right"}
@@ -61,8 +62,8 @@ def test_patients_who_share_a_photograph_share_a_fold(
 
 def test_grouping_is_part_of_what_a_run_is(tiny_config: Make) -> None:
     known = {"data": "d", "image_size": 32, "precision": "float32", "channels_last": False}
-    grouped = run_identity(tiny_config("group_duplicates=true"), **known)
-    assert grouped != run_identity(tiny_config(), **known)
+    grouped = digest_of(decisive_settings(tiny_config("group_duplicates=true"), **known))
+    assert grouped != digest_of(decisive_settings(tiny_config(), **known))
 
 
 def test_grouping_without_copies_says_that_it_does_nothing(

@@ -4,7 +4,8 @@ import pytest
 
 from dr.compose import compose
 from dr.config import TrainConfig
-from dr.training.identity import run_identity, run_name
+from dr.digests import digest_of
+from dr.training.identity import decisive_settings, run_name
 
 IN_FORCE: dict[str, Any] = {
     "data": "d",
@@ -16,7 +17,7 @@ IN_FORCE: dict[str, Any] = {
 
 def identity(*overrides: str, **changes: Any) -> str:
     config = compose("train", TrainConfig, overrides)
-    return run_identity(config, **{**IN_FORCE, **changes})
+    return digest_of(decisive_settings(config, **{**IN_FORCE, **changes}))
 
 
 BASE = identity()

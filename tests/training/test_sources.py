@@ -13,12 +13,13 @@ from sklearn.metrics import cohen_kappa_score
 
 from dr.accel.choice import choose_accelerator
 from dr.config import TrainConfig
+from dr.digests import digest_of
 from dr.prediction.folds import load_run
 from dr.train import describe
 from dr.training import fold as fold_module
 from dr.training import loop as loop_module
 from dr.training.cross_validation import cross_validate
-from dr.training.identity import run_identity, scientific_settings
+from dr.training.identity import decisive_settings, scientific_settings
 from dr.training.mixing import mixed_sum
 
 Make = Callable[..., TrainConfig]
@@ -114,7 +115,9 @@ def test_weights_decide_what_an_epoch_draws(
 
 
 def identity(config: TrainConfig) -> str:
-    return run_identity(config, data="d", image_size=32, precision="float32", channels_last=True)
+    return digest_of(
+        decisive_settings(config, data="d", image_size=32, precision="float32", channels_last=True)
+    )
 
 
 def test_weights_are_the_run_whatever_their_form_and_scale(tiny_config: Make) -> None:
