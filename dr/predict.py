@@ -9,6 +9,7 @@ from dr.compose import run_door
 from dr.config import PredictConfig
 
 if TYPE_CHECKING:
+    from dr.prediction.folds import Graded
     from dr.shards.labels import LabelSource
 
 _log = logging.getLogger(__name__)
@@ -16,25 +17,11 @@ _log = logging.getLogger(__name__)
 
 def main(config: PredictConfig) -> None:
     """Grade, write the CSV, and say to stdout what was written."""
-    from dr.accel.choice import choose_accelerator
-    from dr.loading.resources import resources_here
-    from dr.prediction.folds import grade_source, load_run
-    from dr.progress import JobProgress
     from dr.scoring.metrics import grade_of
 
     out = Path(str(config.out))
     _check_out(out, overwrite=config.overwrite)
-    source = _source(config)
-    run = load_run(Path(str(config.run)), choose_accelerator(config.accel))
-    with JobProgress(len(source.table), description="grading") as progress:
-        graded = grade_source(
-            run,
-            source,
-            batch_size=config.batch_size,
-            threads=resources_here().threads(config.loader),
-            on_error=config.on_error,
-            progress=progress,
-        )
+    graded = _grade(config, _source(config))
     grades = [int(grade) for grade in grade_of(graded.probabilities)]
     _write(config, out, dict(zip(graded.names, grades, strict=True)))
     for name, reason in graded.unreadable:
@@ -62,6 +49,25 @@ def _source(config: PredictConfig) -> "LabelSource":
     for note in source.notes:
         _log.warning("%s", note)
     return source
+
+
+def _grade(config: PredictConfig, source: "LabelSource") -> "Graded":
+    from dr.accel.choice import choose_accelerator
+    from dr.loading.resources import resources_here
+    from dr.prediction.folds import grade_source, load_run
+    from dr.progress import JobProgress
+
+    with choose_accelerator(config.accel) as accelerator:
+        run = load_run(Path(str(config.run)), accelerator)
+        with JobProgress(len(source.table), description="grading") as progress:
+            return grade_source(
+                run,
+                source,
+                batch_size=config.batch_size,
+                threads=resources_here().threads(config.loader),
+                on_error=config.on_error,
+                progress=progress,
+            )
 
 
 def _write(config: PredictConfig, out: Path, grades: dict[str, int]) -> None:

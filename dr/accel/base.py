@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 from typing import Any, Self, TypeVar, cast
 
 import numpy as np
@@ -49,12 +48,7 @@ class Accelerator(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @abstractmethod
@@ -148,8 +142,11 @@ class Accelerator(ABC):
         """
         if clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters(optimizer), clip_norm, norm)
-        optimizer.step()
+        self._step(optimizer)
         optimizer.zero_grad(set_to_none=True)
+
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
 
     def drop_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Forget the gradients: no step is taken with them."""

@@ -1,6 +1,7 @@
 """From `accel=...` to an accelerator."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 
 from dr.accel.base import Accelerator
@@ -47,11 +48,10 @@ def _starting(config: AccelConfig) -> Accelerator:
     settled = dataclasses.replace(
         config, precision=accelerator.precision, channels_last=accelerator.channels_last
     )
+    make: Callable[[Place], Accelerator] = partial(CPU, settled)
     if isinstance(accelerator, CUDA):
-        pool = RankPool(partial(CUDA, settled, devices=accelerator.chosen), config.devices)
-    else:
-        pool = RankPool(partial(CPU, settled), config.devices)
-    return accelerator.lead(pool, config.devices)
+        make = partial(CUDA, settled, devices=accelerator.chosen)
+    return accelerator.lead(RankPool(make, config.devices))
 
 
 def _started(config: AccelConfig, place: Place) -> Accelerator:

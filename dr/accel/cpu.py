@@ -20,6 +20,22 @@ def computes_bfloat16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def _threads(config: AccelConfig, place: Place | None) -> int | None:
+    """How many threads a process computes with; None leaves that to torch."""
+    local_ranks = config.devices if place is None else place.local_world_size
+    alone = local_ranks == 1
+    return config.threads if alone else config.threads or cores_of_rank(local_ranks)
+
+
+def _warn_of_too_many(ranks: int) -> None:
+    if ranks > (cores := cores_of_rank(1)):
+        _log.warning(
+            "accel.devices=%d: are more ranks than the %d cores here; they will share them",
+            ranks,
+            cores,
+        )
+
+
 class CPU(Ranked):
     """A process on the CPU; ranks talk through gloo."""
 
@@ -37,20 +53,13 @@ class CPU(Ranked):
         )
         self.compiled = config.compile
         keep_freed_memory()
-        local_ranks = config.devices if place is None else place.local_world_size
-        self._threads = config.threads
-        if local_ranks > 1:
-            self._threads = config.threads or cores_of_rank(local_ranks)
+        self._threads = _threads(config, place)
         if self._threads is not None and (place is not None or config.devices == 1):
             torch.set_num_threads(self._threads)
         if place is not None:
             self.join(place, "gloo")
-        elif config.devices > cores_of_rank(1):
-            _log.warning(
-                "accel.devices=%d: are more ranks than the %d cores here; they will share them",
-                config.devices,
-                cores_of_rank(1),
-            )
+        else:
+            _warn_of_too_many(config.devices)
 
     def prepare_model(self, model: nn.Module) -> nn.Module:
         model = super().prepare_model(model)

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from dr.accel.base import parameters
 from dr.accel.device_locks import Device, HeldDevices, hold_devices, visible_devices
 from dr.accel.launching import Place, cores_of_rank
 from dr.accel.ranks import Ranked
@@ -62,10 +61,11 @@ class CUDA(Ranked):
         if place is None:
             self._held = hold_devices(visible, count, exclusive=config.exclusive)
             return self._held.devices
+        # These processes cannot talk yet: all of them have to know the devices and their order.
+        own = tuple(visible[:count])
         if place.local_rank == 0:
-            own = visible[:count]
             self._held = hold_devices(own, count, exclusive=config.exclusive)
-        return tuple(visible[:count])
+        return own
 
     def close(self) -> None:
         super().close()
@@ -97,18 +97,9 @@ class CUDA(Ranked):
         self._scaler.unscale_(optimizer)
         return super().gradient_norm(optimizer)
 
-    def update(
-        self,
-        optimizer: torch.optim.Optimizer,
-        *,
-        norm: torch.Tensor,
-        clip_norm: float | None = None,
-    ) -> None:
-        if clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters(optimizer), clip_norm, norm)
+    def _step(self, optimizer: torch.optim.Optimizer) -> None:
         self._scaler.step(optimizer)
         self._scaler.update()
-        optimizer.zero_grad(set_to_none=True)
 
     def drop_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         super().drop_gradients(optimizer)

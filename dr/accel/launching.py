@@ -11,21 +11,19 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.util import Finalize
-from types import FrameType
 from typing import Any, NoReturn, Self
+
+from dr.signals import FirstSignal
 
 LEAVE_S = 30.0
 """How long ranks have to leave by themselves once they were asked to."""
 ERROR_S = 1.0
 """How long the other ranks have to report what they know, once one has failed."""
-SAME_SIGNAL_S = 1.0
-"""Signals within this time are one: a terminal's Ctrl-C may arrive a second time as a wrapper's."""
 
-_FORWARDED = (signal.SIGTERM, signal.SIGINT)
 _POLL_S = 0.5
 _NOTHING = b""
 _log = logging.getLogger(__name__)
@@ -73,8 +71,8 @@ class RankPool:
     """
 
     def __init__(self, make: Callable[[Place], Any], count: int) -> None:
+        self.count = count
         self._make = make
-        self._count = count
         self._ranks: list[_Rank] = []
         self._store: Any = None
         self._at_exit: Finalize | None = None
@@ -91,7 +89,7 @@ class RankPool:
         self._start()
         task = pickle.dumps((function, data))
         try:
-            with _forwarding(self._ranks) as asked:
+            with FirstSignal(self._send) as asked:
                 for rank in self._ranks:
                     rank.give(task)
                 replies = _gather(self._ranks, asked)
@@ -118,17 +116,22 @@ class RankPool:
         places = [
             Place(
                 rank=number,
-                world_size=self._count,
+                world_size=self.count,
                 local_rank=number,
-                local_world_size=self._count,
+                local_world_size=self.count,
                 port=self._store.port,
             )
-            for number in range(self._count)
+            for number in range(self.count)
         ]
         self._at_exit = Finalize(None, self._kill, exitpriority=100)
         packed = pickle.dumps(self._make)
         for place in places:
             self._ranks.append(_Rank.start(place, packed))
+
+    def _send(self, number: int) -> None:
+        for rank in self._ranks:
+            if rank.process.exitcode is None and rank.process.pid is not None:
+                os.kill(rank.process.pid, number)
 
     def _kill(self) -> None:
         for rank in self._ranks:
@@ -252,41 +255,7 @@ def _usual_start_method() -> Iterator[None]:
         multiprocessing.set_start_method(before, force=True)
 
 
-@dataclass
-class _Asked:
-    """The signal that this process was sent while its ranks worked, and when; 0: none."""
-
-    number: int = 0
-    since: float = field(default=0.0)
-
-
-@contextmanager
-def _forwarding(ranks: list[_Rank]) -> Iterator[_Asked]:
-    """Pass SIGTERM and SIGINT on to the ranks; a second one does what it would without."""
-    asked = _Asked()
-
-    def forward(number: int, frame: FrameType | None) -> None:
-        if asked.number and time.monotonic() - asked.since > SAME_SIGNAL_S:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        elif not asked.number:
-            asked.number, asked.since = number, time.monotonic()
-            for rank in ranks:
-                if rank.process.exitcode is None and rank.process.pid is not None:
-                    os.kill(rank.process.pid, number)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _gather(ranks: list[_Rank], asked: _Asked) -> dict[int, _Reply | None]:
+def _gather(ranks: list[_Rank], asked: FirstSignal) -> dict[int, _Reply | None]:
     """Each rank's reply, in the order they came, None of one that died.
 
     Ends early, without those of ranks that neither answer nor die, some time after a rank failed
@@ -309,7 +278,7 @@ def _gather(ranks: list[_Rank], asked: _Asked) -> dict[int, _Reply | None]:
     return replies
 
 
-def _first_value(ranks: list[_Rank], replies: dict[int, _Reply | None], asked: _Asked) -> Any:
+def _first_value(ranks: list[_Rank], replies: dict[int, _Reply | None], asked: FirstSignal) -> Any:
     """The first rank's value, where every rank has done its work; else raises what ended it.
 
     A rank's death comes before the others' exceptions, which it may have caused, and an error
@@ -329,7 +298,7 @@ def _first_value(ranks: list[_Rank], replies: dict[int, _Reply | None], asked: _
     return first.value
 
 
-def _end_by_signal(asked: _Asked, *, left: bool) -> NoReturn:
+def _end_by_signal(asked: FirstSignal, *, left: bool) -> NoReturn:
     if not left:
         name = signal.Signals(asked.number).name
         _log.error("the ranks did not leave within %.0f s of %s and are killed", LEAVE_S, name)

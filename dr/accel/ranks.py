@@ -51,9 +51,9 @@ class Ranked(Accelerator):
         elif self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
-    def lead(self, pool: RankPool, devices: int) -> Self:
+    def lead(self, pool: RankPool) -> Self:
         """Let `launch` use the ranks of `pool`."""
-        self._team, self.devices = pool, devices
+        self._team, self.devices = pool, pool.count
         return self
 
     def join(self, place: Place, backend: str) -> None:

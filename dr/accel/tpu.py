@@ -33,17 +33,17 @@ def connect(config: AccelConfig) -> Accelerator:
     """
     _check_processes()
     _check_settings(config)
-    return {"torch-xla": TPU}[backend()](config)
+    return _backend()(config)
 
 
-def backend() -> str:
-    """What drives a TPU here, by the packages that are installed.
+def _backend() -> "type[TPU]":
+    """The accelerator for what drives a TPU here, by the packages that are installed.
 
     torch-tpu, which succeeds torch-xla, would be chosen here, and have an accelerator of its own.
     Raises ValueError where there is none.
     """
     if importlib.util.find_spec("torch_xla") is not None:
-        return "torch-xla"
+        return TPU
     other = ""
     if importlib.util.find_spec("torch_tpu") is not None:
         other = " (torch-tpu, which is, cannot be used yet)"

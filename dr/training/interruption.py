@@ -5,21 +5,17 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable
-from types import FrameType, TracebackType
-from typing import Self
+from types import TracebackType
+
+from dr.signals import SIGNALS, FirstSignal
 
 TIME_LIMIT = 1000
 """The reason of a stop whose time is over; those of signals are their numbers."""
 TIME_LIMIT_EXIT = 75
 """EX_TEMPFAIL: nothing is wrong, the same command goes on."""
-SAME_SIGNAL_S = 1.0
-"""Ctrl-C reaches a process from the terminal and from its parent: within this it is one signal."""
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-REASONS: tuple[int, ...] = (*map(int, _SIGNALS), TIME_LIMIT)
+REASONS: tuple[int, ...] = (*map(int, SIGNALS), TIME_LIMIT)
 """Every reason to stop; where several are given, the first of them counts."""
 
 _PR_SET_PDEATHSIG = 1
@@ -39,24 +35,16 @@ class Interrupted(Exception):
         return self.message
 
 
-class Stopper:
+class Stopper(FirstSignal):
     """Notes SIGTERM, SIGINT and the end of a time limit, for a loop that asks after every step.
 
-    Within its context (of the main thread) a first signal is noted, and a second one, later than
-    `SAME_SIGNAL_S` after it, has its default action. One that came after the loop's last question
-    is sent again at the context's end. `time_limit_s` is counted from now.
+    A signal whose loop ended without an error is sent again at the context's end: it came after
+    the last question. `time_limit_s` is counted from now.
     """
 
     def __init__(self, time_limit_s: float | None = None) -> None:
+        super().__init__()
         self._end = None if time_limit_s is None else time.monotonic() + time_limit_s
-        self._signal = 0
-        self._noted = 0.0
-        self._before: dict[signal.Signals, object] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
-        return self
 
     def __exit__(
         self,
@@ -64,23 +52,14 @@ class Stopper:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        before, self._before = self._before, {}
-        for number, handler in before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-        if before and self._signal and error is None:
-            os.kill(os.getpid(), self._signal)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self._signal:
-            self._signal, self._noted = number, time.monotonic()
-        elif time.monotonic() - self._noted > SAME_SIGNAL_S:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+        super().__exit__(kind, error, trace)
+        if self.number and error is None:
+            os.kill(os.getpid(), self.number)
 
     def reason(self) -> int:
         """0 to go on, the number of a signal, or `TIME_LIMIT`."""
-        if self._signal:
-            return self._signal
+        if self.number:
+            return self.number
         over = self._end is not None and time.monotonic() >= self._end
         return TIME_LIMIT if over else 0
 

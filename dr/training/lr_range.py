@@ -61,23 +61,28 @@ def find_lr(config: FindLrConfig) -> LrRange:
     be trained as asked.
     """
     rates = np.geomspace(config.lowest_lr, config.highest_lr, config.steps)
-    accelerator = choose_accelerator(config.accel)
-    job = trial_job(config, _fold(config), accelerator)
+    with choose_accelerator(config.accel) as accelerator:
+        losses, diverged = _try(trial_job(config, _fold(config), accelerator), rates)
+    tried = rates[: len(losses)]
+    return smooth(tried, np.array(losses), width=_width(config.steps), diverged=diverged)
+
+
+def _try(job: FoldJob, rates: Values) -> tuple[list[float], bool]:
+    """The losses at `rates`, up to where they diverge, and whether they do."""
+    config, accelerator = job.config, job.accelerator
     accelerator.seed(config.seed)
     learner = build_learner(
         config,
-        job.accelerator,
+        accelerator,
         image_size=job.image_size,
         label_counts=job.label_counts,
         start=job.start,
     )
     choose_accumulate(job, learner)
-    opened = open_loader(config, job.shards, image_size=job.image_size, accelerator=job.accelerator)
-    images = config.steps * config.batch_size
+    opened = open_loader(config, job.shards, image_size=job.image_size, accelerator=accelerator)
+    images = len(rates) * config.batch_size
     with opened as loader, JobProgress(images, description="trying rates") as progress:
-        losses, diverged = _losses(job, learner, loader, rates, progress.advance)
-    tried = rates[: len(losses)]
-    return smooth(tried, np.array(losses), width=_width(config.steps), diverged=diverged)
+        return _losses(job, learner, loader, rates, progress.advance)
 
 
 def _fold(config: FindLrConfig) -> int:

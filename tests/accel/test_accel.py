@@ -1,6 +1,7 @@
 import importlib.util
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,10 @@ from dr.accel.base import Accelerator
 from dr.accel.choice import choose_accelerator
 from dr.accel.cpu import CPU, computes_bfloat16
 from dr.accel.cuda import CUDA
-from dr.config import AccelConfig
+from dr.compose import compose
+from dr.config import AccelConfig, FindLrConfig, PredictConfig
+from dr.predict import main as predict
+from dr.training.lr_range import find_lr
 
 NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 NO_XLA = pytest.mark.skipif(
@@ -127,3 +131,29 @@ def test_one_rank_is_all_ranks() -> None:
     assert cpu.share(np.arange(5)).tolist() == [0, 1, 2, 3, 4]
     assert cpu.launch(lambda accelerator, data: (accelerator, data), 3) == (cpu, 3)
     assert cpu.figures([torch.tensor(1.5), torch.tensor(2)]) == [1.5, 2.0]
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> list[Accelerator]:
+    """The accelerators that were let go of."""
+    closed: list[Accelerator] = []
+    monkeypatch.setattr(CPU, "close", lambda self: closed.append(self))
+    return closed
+
+
+def test_a_range_test_that_fails_lets_go_of_the_device(
+    closed: list[Accelerator], tiny_overrides: list[str]
+) -> None:
+    config = compose("find_lr", FindLrConfig, [*tiny_overrides, "fold=99"])
+    with pytest.raises(ValueError, match="fold"):
+        find_lr(config)
+    assert len(closed) == 1
+
+
+def test_a_prediction_that_fails_lets_go_of_the_device(
+    closed: list[Accelerator], tiny_photographs: Path, tmp_path: Path
+) -> None:
+    given = [f"run={tmp_path}", f"images={tiny_photographs}", f"out={tmp_path / 'a.csv'}"]
+    with pytest.raises(ValueError, match=r"holds no config\.yaml"):
+        predict(compose("predict", PredictConfig, [*given, "accel=cpu"]))
+    assert len(closed) == 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from timm.layers import BatchNormAct2d
 from torch import nn
 
@@ -75,6 +76,18 @@ def test_a_rank_sits_on_the_device_of_its_place(
     assert chosen == [0, 0, 1]
     assert {backend for _, backend in joined} == {"cpu:gloo,cuda:nccl"}
     first.close()
+
+
+def test_torchruns_processes_sit_on_different_devices_though_one_is_busy(
+    chosen: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(CUDA, "join", lambda self, place, backend: None)
+    (tmp_path / "locks").mkdir()
+    config = AccelConfig(name="cuda", exclusive=False)
+    with FileLock(tmp_path / "locks" / "GPU-0.lock"):
+        ranks = [CUDA(config, place(rank, local_rank=rank)) for rank in range(2)]
+    assert [rank.device.index for rank in ranks] == [0, 1]
+    ranks[0].close()
 
 
 def test_batchnorm_of_ranks_is_torchs_own_with_the_same_names(chosen: list[int]) -> None:

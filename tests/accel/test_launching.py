@@ -14,6 +14,7 @@ import pytest
 
 from dr.accel import launching
 from dr.accel.launching import Place, RankPool, cores_of_rank, torchrun_place
+from dr.signals import SAME_SIGNAL_S
 from dr.training.interruption import Interrupted
 
 
@@ -44,11 +45,14 @@ def is_alive(process: int) -> bool:
     return state != "Z"
 
 
-def wait_until_dead(processes: list[int]) -> None:
-    deadline = time.monotonic() + 30
-    while any(is_alive(process) for process in processes):
-        assert time.monotonic() < deadline, "a rank outlives its parent"
+def survivors(processes: list[int], *, within_s: float = 30) -> list[int]:
+    """Those of `processes` that are still alive after `within_s`; returns once none is."""
+    deadline = time.monotonic() + within_s
+    while alive := [process for process in processes if is_alive(process)]:
+        if time.monotonic() > deadline:
+            break
         time.sleep(0.05)
+    return alive
 
 
 def signal_when_arrived(folder: Path, number: int) -> threading.Thread:
@@ -139,7 +143,7 @@ def test_ranks_that_know_no_signal_end_as_a_process_would(
     sender.join()
     if isinstance(caught.value, SystemExit):
         assert caught.value.code == 128 + number
-    wait_until_dead(arrived(tmp_path))
+    assert not survivors(arrived(tmp_path))
 
 
 def started(task: str, folder: Path) -> "subprocess.Popen[bytes]":
@@ -152,20 +156,21 @@ def started(task: str, folder: Path) -> "subprocess.Popen[bytes]":
 def test_ranks_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     parent = started("sleep_through", tmp_path)
     ranks = arrived(tmp_path)
+    assert all(is_alive(rank) for rank in ranks)
     parent.kill()
     parent.wait()
-    wait_until_dead(ranks)
+    assert not survivors(ranks)
 
 
 def test_a_second_signal_ends_parent_and_ranks_at_once(tmp_path: Path) -> None:
     parent = started("sleep_through", tmp_path)
     ranks = arrived(tmp_path)
     parent.send_signal(signal.SIGTERM)
-    time.sleep(launching.SAME_SIGNAL_S + 0.2)
+    time.sleep(SAME_SIGNAL_S + 0.2)
     assert parent.poll() is None
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(10) == -signal.SIGTERM
-    wait_until_dead(ranks)
+    assert not survivors(ranks)
 
 
 def test_ranks_start_inside_a_worker_of_joblib(tmp_path: Path) -> None:

@@ -153,9 +153,6 @@ def test_a_batch_that_may_be_left_out_leaves_no_trace(
         assert np.array_equal(value, kept[name]), name
 
 
-SWEPT = ("lion", "lamb", "adafactor", "radamw", "SGD", "RMSprop", "nadamw", "madgrad")
-
-
 def fetches(make_learner: Make, step: Step, tpu: Accelerator, counters: Any, name: str) -> bool:
     """Whether an optimizer's step waits for values of the device or computes on the host."""
     learner = make_learner(tpu, "optimizer=by_name", f"optimizer.algorithm={name}")
@@ -165,14 +162,6 @@ def fetches(make_learner: Make, step: Step, tpu: Accelerator, counters: Any, nam
     return bool(counters.fallbacks) or counters.fetched > 3
 
 
-@pytest.mark.parametrize("name", [*SWEPT, "novograd", "muon", "Adafactor"])
-def test_optimizers_that_compute_on_the_host_are_those_refused(
-    name: str, tpu: Accelerator, counters: Any, make_learner: Make, step: Step
-) -> None:
-    assert fetches(make_learner, step, tpu, counters, name) == (name in HOST_OPTIMIZERS)
-
-
-@pytest.mark.slow
 def test_all_optimizers_that_compute_on_the_host_are_refused(
     tpu: Accelerator, counters: Any, make_learner: Make, step: Step
 ) -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from dr.checks import check_train
 from dr.compose import run_door
 from dr.config import TrainConfig
+from dr.signals import SAME_SIGNAL_S
 from dr.training import interruption
 from dr.training.interruption import (
     REASONS,
-    SAME_SIGNAL_S,
     TIME_LIMIT,
     Interrupted,
     Stopper,
@@ -73,7 +73,7 @@ def test_a_second_signal_has_its_default_action() -> None:
         try:
             with Stopper() as stopper:
                 send(signal.SIGINT)
-                stopper._noted -= SAME_SIGNAL_S + 1
+                stopper.since -= SAME_SIGNAL_S + 1
                 send(signal.SIGINT)
                 time.sleep(60)
         finally:
