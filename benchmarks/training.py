@@ -79,15 +79,15 @@ def work(way: str, overrides: list[str], turns: Turns) -> None:
     from dr.accel.choice import choose_accelerator
     from dr.compose import compose
     from dr.config import TrainConfig
-    from dr.training.experiment import trial_job
     from dr.training.learner import build_learner
+    from dr.training.trial import trial_job
 
     config = compose("train", TrainConfig, overrides)
     if way in ("plain", "autocast"):
         work_plainly(config, turns, autocast=way == "autocast")
         return
     accelerator = choose_accelerator(config.accel)
-    job = trial_job(config, 0, accelerator)
+    job = trial_job(config, accelerator)
     torch.manual_seed(0)
     learner = build_learner(
         config, accelerator, image_size=job.image_size, label_counts=job.label_counts

@@ -1,6 +1,7 @@
 """A tiny data set whose mean colour tells the grade, and trainings of it at 32 px."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,28 @@ def tiny_config(tiny_overrides: list[str]) -> Callable[..., TrainConfig]:
         return compose("train", TrainConfig, [*tiny_overrides, *changes])
 
     return make
+
+
+@pytest.fixture
+def interrupted_in_epoch() -> Callable[[int], AbstractContextManager[None]]:
+    """A training within `interrupted_in_epoch(epoch)` is lost at that epoch's second step."""
+
+    @contextmanager
+    def interrupted(epoch: int) -> Iterator[None]:
+        from dr.training import fold
+
+        original = fold.train_epoch
+
+        def broken(learner: Any, loader: Any, **given: Any) -> Any:
+            def done(count: int) -> None:
+                given["done"](count)
+                if given["drawing"].epoch == epoch:
+                    raise KeyboardInterrupt
+
+            return original(learner, loader, **{**given, "done": done})
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(fold, "train_epoch", broken)
+            yield
+
+    return interrupted

@@ -14,12 +14,13 @@ from dr.accel.base import Accelerator
 from dr.config import PreparationConfig, TrainConfig
 from dr.fundus.preparation import prepare_photograph
 from dr.loading.decoding import decode_at
-from dr.modeling.backbones import build_model, normalisation
+from dr.modeling.backbones import normalisation
 from dr.modeling.objectives import Objective, build_objective
 from dr.progress import JobProgress
 from dr.shards.labels import LabelSource
 from dr.shards.preparing import prepared_photographs
-from dr.training.checkpoint import WEIGHTS, load_weights_file
+from dr.training.checkpoint import WEIGHTS
+from dr.training.keeping import load_kept_model
 from dr.training.learner import normalisation_tensors
 
 Pixels = NDArray[np.uint8]
@@ -100,19 +101,16 @@ def load_run(folder: Path, accelerator: Accelerator) -> TrainedRun:
     prepared = result["data"]
     if prepared["preparation"] is None:
         raise ValueError(f"run={folder}: {_why_unknown(prepared)}")
-    objective = build_objective(config.objective)
     size = prepared["image_size"]
-    models = tuple(
-        _load_model(folder / f"fold-{fold}" / WEIGHTS, config, objective, size, accelerator)
-        for fold in result["planned_folds"]
-    )
+    paths = [folder / f"fold-{fold}" / WEIGHTS for fold in result["planned_folds"]]
+    models = (load_kept_model(path, config, image_size=size) for path in paths)
     return TrainedRun(
         config=config,
         preparation=PreparationConfig(**prepared["preparation"]),
         shard_size=prepared["shard_size"],
         image_size=size,
-        models=models,
-        objective=objective,
+        models=tuple(accelerator.prepare_model(model).eval() for model in models),
+        objective=build_objective(config.objective),
         accelerator=accelerator,
     )
 
@@ -127,20 +125,6 @@ def _why_unknown(prepared: dict[str, Any]) -> str:
         "its shards came without a manifest, so how their photographs were prepared is not known; "
         "train from shards made by dr.prepare"
     )
-
-
-def _load_model(
-    path: Path, config: TrainConfig, objective: Objective, size: int, accelerator: Accelerator
-) -> torch.nn.Module:
-    model = build_model(
-        config.model,
-        outputs=objective.outputs,
-        head=objective.head,
-        pretrained=False,
-        image_size=size,
-    )
-    load_weights_file(path, model)
-    return accelerator.prepare_model(model).eval()
 
 
 def grade_source(

@@ -4,14 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from dr.accel.base import Accelerator
 from dr.accel.choice import choose_accelerator
 from dr.accel.launching import torchrun_place
 from dr.config import TrainConfig
-from dr.training.accumulation import choose_accumulate
-from dr.training.experiment import trial_job
 from dr.training.job import FoldJob
-from dr.training.learner import Learner, build_learner
+from dr.training.learner import Learner
+from dr.training.starting import start_learner
+from dr.training.trial import trial_job
 
 
 @dataclass(frozen=True)
@@ -50,23 +49,5 @@ def trial(config: TrainConfig) -> Iterator[tuple[FoldJob, Learner]]:
     if place is not None and place.world_size > 1:
         raise ValueError(f"debug={config.debug}: runs on one device; start it without torchrun")
     with choose_accelerator(config.accel) as accelerator:
-        job = trial_job(config, _first_fold(config), accelerator)
-        yield job, _learner(job, accelerator)
-
-
-def _first_fold(config: TrainConfig) -> int:
-    chosen = config.fold[0] if isinstance(config.fold, list) else config.fold
-    return 0 if chosen == "all" else int(chosen)
-
-
-def _learner(job: FoldJob, accelerator: Accelerator) -> Learner:
-    accelerator.seed(job.config.seed, job.fold)
-    learner = build_learner(
-        job.config,
-        accelerator,
-        image_size=job.image_size,
-        label_counts=job.label_counts,
-        start=job.start,
-    )
-    choose_accumulate(job, learner)
-    return learner
+        job = trial_job(config, accelerator)
+        yield job, start_learner(job)

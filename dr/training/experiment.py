@@ -1,10 +1,8 @@
 """An experiment that was checked: data opened, folds made, every cheap mistake found."""
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,15 +15,13 @@ from dr.loading.split import Split, split_records
 from dr.modeling.backbones import build_model
 from dr.modeling.objectives import build_objective
 from dr.modeling.weights import RunWeights
-from dr.progress import JobProgress
 from dr.shards.duplicates import linked_patients
 from dr.shards.joining import parts_of, source_numbers
 from dr.shards.shard_set import ShardSet
 from dr.training.fine_tuning import SourceRun, check_finished, open_source, say_what_is_loaded
 from dr.training.identity import source_weights
-from dr.training.job import FoldJob, balance_of, growth_of
+from dr.training.job import balance_of, growth_of
 from dr.training.optimizers import build_optimizer, freeze_backbone
-from dr.training.run_folder import RunFolder
 from dr.training.schedules import schedule_warnings
 from dr.training.seen_patients import check_unseen
 from dr.training.source import Outside, outside_shards, training_shards
@@ -97,28 +93,6 @@ def check_experiment(config: TrainConfig) -> Experiment:
 def check_batch(config: TrainConfig, accelerator: Accelerator) -> None:
     """Raises ValueError where the accelerator cannot take the batches asked for."""
     accelerator.check_batch(config.batch_size, accumulate=config.accel.micro_batches)
-
-
-def trial_job(config: TrainConfig, fold: int, accelerator: Accelerator) -> FoldJob:
-    """The training of one fold, checked as ever, for a trial: its run folder is never made.
-
-    Raises ValueError as `check_experiment` does.
-    """
-    check_batch(config, accelerator)
-    experiment = check_experiment(dataclasses.replace(config, fold=[fold], test=None))
-    return FoldJob(
-        config=experiment.config,
-        shards=experiment.shards,
-        split=experiment.split,
-        fold=fold,
-        run=RunFolder(Path(config.outputs) / "trial", ""),
-        image_size=experiment.image_size,
-        accelerator=accelerator,
-        augmentation=experiment.augmentation,
-        progress=JobProgress(0, description="trial"),
-        mixture=experiment.mixture,
-        start=experiment.start(fold),
-    )
 
 
 def _check(experiment: Experiment) -> None:

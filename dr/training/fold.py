@@ -7,18 +7,17 @@ from functools import partial
 from typing import Any
 
 from dr.files import write_json
-from dr.loading.advice import NOTABLE_WAIT, advice
+from dr.loading.advice import NOTABLE_WAIT
 from dr.loading.batches import BatchLoader
 from dr.loggers.base import Logger, NoLogger
 from dr.scoring.metrics import score_predictions, to_json
-from dr.training.accumulation import choose_accumulate
 from dr.training.checkpoint import load_checkpoint, save_checkpoint
 from dr.training.control import FoldControl
 from dr.training.history import history_row, kept_epoch, write_history
 from dr.training.interruption import Stopper
-from dr.training.job import FoldJob, open_loader
+from dr.training.job import FoldJob, loader_advice, open_loader
 from dr.training.keeping import TRAINED, finish_fold, keep_epoch
-from dr.training.learner import Learner, build_learner
+from dr.training.learner import Learner
 from dr.training.logged import fold_logger
 from dr.training.loop import (
     EpochFigures,
@@ -30,6 +29,7 @@ from dr.training.loop import (
 )
 from dr.training.resuming import go_on_with, settings_in_force
 from dr.training.schedules import learning_rate
+from dr.training.starting import start_learner
 from dr.training.state import FoldState, pack_state, unpack_state
 
 _log = logging.getLogger(__name__)
@@ -83,18 +83,10 @@ class _Fold:
 
 
 def _begin(job: FoldJob, stopper: Stopper) -> _Fold:
-    job.accelerator.seed(job.config.seed, job.fold)
-    learner = build_learner(
-        job.config,
-        job.accelerator,
-        image_size=job.image_size,
-        label_counts=job.label_counts,
-        start=job.start,
-    )
     packed = load_checkpoint(job.folder, which=job.config.resume_from)
-    state = FoldState()
     stored = {} if packed is None else json.loads(packed["settings"])
-    choose_accumulate(job, learner, at_least=stored.get("accumulate", 1))
+    learner = start_learner(job, accumulate=stored.get("accumulate", 1))
+    state = FoldState()
     if packed is not None:
         _take_settings(job, learner, stored)
         state = unpack_state(packed, learner)
@@ -235,11 +227,4 @@ def _epoch_line(job: FoldJob, row: dict[str, Any], loader: BatchLoader) -> str:
 def _advice(job: FoldJob, row: dict[str, Any], loader: BatchLoader) -> str:
     if row["data_wait"] <= NOTABLE_WAIT:
         return ""
-    changes = advice(
-        job.config.loader,
-        loader.resources,
-        image_size=job.image_size,
-        shard_size=job.shards.image_size,
-        transforms=0 if job.augmentation.on_device else len(job.config.augment.transforms),
-    )
-    return f" (try {changes})"
+    return f" (try {loader_advice(job, loader)})"

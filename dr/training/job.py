@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dr.accel.base import Accelerator
 from dr.config import GRADES, TrainConfig
+from dr.loading.advice import advice
 from dr.loading.augmentation import Augmentation
 from dr.loading.batches import BatchLoader, Drawing
 from dr.loading.pictures import open_pictures
@@ -138,6 +139,17 @@ def open_loader(
         config=config.loader,
         pictures=lambda record, out: pictures[len(out)](record % len(shards), out),
         allocate=_pinned if accelerator.device.type == "cuda" else None,
+    )
+
+
+def loader_advice(job: FoldJob, loader: BatchLoader) -> str:
+    """What would shorten the wait for pictures, in one line."""
+    return advice(
+        job.config.loader,
+        loader.resources,
+        image_size=job.image_size,
+        shard_size=job.shards.image_size,
+        transforms=0 if job.augmentation.on_device else len(job.config.augment.transforms),
     )
 
 

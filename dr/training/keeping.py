@@ -6,10 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from dr.config import TrainConfig
 from dr.files import write_csv, write_json
+from dr.modeling.backbones import build_model
+from dr.modeling.objectives import build_objective
 from dr.scoring.metrics import SCORES
 from dr.shards.shard_set import ShardSet
-from dr.training.checkpoint import WEIGHTS, drop_checkpoints, save_weights
+from dr.training.checkpoint import WEIGHTS, drop_checkpoints, load_weights_file, save_weights
 from dr.training.history import kept_epoch
 from dr.training.job import FoldJob
 from dr.training.loop import Predictions
@@ -47,6 +50,23 @@ def keep_epoch(
     save_weights(folder / WEIGHTS, model)
     if predictions is not None:
         write_predictions(folder / PREDICTIONS, job.shards, fold=job.fold, predictions=predictions)
+
+
+def load_kept_model(path: Path, config: TrainConfig, *, image_size: int) -> nn.Module:
+    """The network that a fold of `config` kept at `path`, on the CPU.
+
+    Raises ValueError where the file does not fit it.
+    """
+    objective = build_objective(config.objective)
+    model = build_model(
+        config.model,
+        outputs=objective.outputs,
+        head=objective.head,
+        pretrained=False,
+        image_size=image_size,
+    )
+    load_weights_file(path, model)
+    return model
 
 
 def _may_be_kept(job: FoldJob, history: list[dict[str, Any]]) -> bool:

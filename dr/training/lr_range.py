@@ -1,8 +1,7 @@
 """The learning-rate range test: the loss while the rate grows from step to step."""
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +9,14 @@ from numpy.typing import NDArray
 
 from dr.accel.choice import choose_accelerator
 from dr.config import FindLrConfig
-from dr.loading.batches import Batch, BatchLoader, Drawing
+from dr.loading.batches import BatchLoader
 from dr.progress import JobProgress
-from dr.training.accumulation import choose_accumulate
-from dr.training.experiment import trial_job
 from dr.training.job import FoldJob, open_loader
-from dr.training.learner import Learner, build_learner
-from dr.training.loop import device_drawing, loader_drawing, train_step
+from dr.training.learner import Learner
+from dr.training.loop import train_step
 from dr.training.optimizers import train_mode
+from dr.training.starting import start_learner
+from dr.training.trial import trial_batches, trial_job
 
 Values = NDArray[np.float64]
 
@@ -62,7 +61,7 @@ def find_lr(config: FindLrConfig) -> LrRange:
     """
     rates = np.geomspace(config.lowest_lr, config.highest_lr, config.steps)
     with choose_accelerator(config.accel) as accelerator:
-        losses, diverged = _try(trial_job(config, _fold(config), accelerator), rates)
+        losses, diverged = _try(trial_job(config, accelerator), rates)
     tried = rates[: len(losses)]
     return smooth(tried, np.array(losses), width=_width(config.steps), diverged=diverged)
 
@@ -70,24 +69,11 @@ def find_lr(config: FindLrConfig) -> LrRange:
 def _try(job: FoldJob, rates: Values) -> tuple[list[float], bool]:
     """The losses at `rates`, up to where they diverge, and whether they do."""
     config, accelerator = job.config, job.accelerator
-    accelerator.seed(config.seed)
-    learner = build_learner(
-        config,
-        accelerator,
-        image_size=job.image_size,
-        label_counts=job.label_counts,
-        start=job.start,
-    )
-    choose_accumulate(job, learner)
+    learner = start_learner(job)
     opened = open_loader(config, job.shards, image_size=job.image_size, accelerator=accelerator)
     images = len(rates) * config.batch_size
     with opened as loader, JobProgress(images, description="trying rates") as progress:
         return _losses(job, learner, loader, rates, progress.advance)
-
-
-def _fold(config: FindLrConfig) -> int:
-    chosen = config.fold[0] if isinstance(config.fold, list) else config.fold
-    return 0 if chosen == "all" else int(chosen)
 
 
 def _width(steps: int) -> float:
@@ -122,17 +108,6 @@ def _losses(
         if not recent <= DIVERGED * best:
             return losses, True
     return losses, False
-
-
-def trial_batches(
-    job: FoldJob, loader: BatchLoader
-) -> Iterator[tuple[Batch, NDArray[np.int64], Drawing | None]]:
-    """The batches of one epoch after the other, with all labels and what the device draws."""
-    for epoch in itertools.count():
-        plan, drawing = job.plan(epoch), job.drawing(epoch)
-        here = device_drawing(drawing)
-        for batch in loader.batches(plan, loader_drawing(drawing)):
-            yield batch, job.labels, here
 
 
 def smooth(rates: Values, losses: Values, *, width: float, diverged: bool = False) -> LrRange:

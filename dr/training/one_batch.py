@@ -14,11 +14,10 @@ from pathlib import Path
 
 from dr.config import Constant, LoggerConfig, TrainConfig
 from dr.files import make_writable_folder
-from dr.modeling.backbones import build_model
-from dr.modeling.objectives import build_objective
-from dr.training.checkpoint import WEIGHTS, load_weights_file
+from dr.training.checkpoint import WEIGHTS
 from dr.training.cross_validation import Outcome, cross_validate
 from dr.training.debugging import Finding
+from dr.training.keeping import load_kept_model
 from dr.training.schedules import learning_rate
 
 _EPOCHS = 2
@@ -90,16 +89,8 @@ def _shortened(config: TrainConfig, outputs: Path) -> TrainConfig:
 
 def _load(config: TrainConfig, outcome: Outcome) -> None:
     """Load what was kept as dr.predict does."""
-    objective = build_objective(config.objective)
     for path in outcome.folder.glob(f"fold-*/{WEIGHTS}"):
-        model = build_model(
-            config.model,
-            outputs=objective.outputs,
-            head=objective.head,
-            pretrained=False,
-            image_size=outcome.result["data"]["image_size"],
-        )
-        load_weights_file(path, model)
+        load_kept_model(path, config, image_size=outcome.result["data"]["image_size"])
 
 
 def _compare(outputs: Path) -> None:

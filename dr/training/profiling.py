@@ -1,6 +1,7 @@
 """`debug=profile`: where the time of a training step goes."""
 
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -14,18 +15,15 @@ import torch
 
 from dr.accel.base import Accelerator
 from dr.config import TrainConfig
-from dr.digests import digest_of
-from dr.loading.advice import NOTABLE_WAIT, advice
+from dr.loading.advice import NOTABLE_WAIT
 from dr.loading.batches import BatchLoader
 from dr.training.debugging import Finding, trial
-from dr.training.fine_tuning import open_source
-from dr.training.identity import decisive_settings
-from dr.training.job import FoldJob, open_loader
+from dr.training.job import FoldJob, loader_advice, open_loader
 from dr.training.learner import Learner
 from dr.training.loop import train_step
-from dr.training.lr_range import trial_batches
 from dr.training.optimizers import train_mode
 from dr.training.schedules import learning_rate
+from dr.training.trial import trial_batches
 
 WARM_UP = 4
 TIMED = 12
@@ -185,18 +183,8 @@ def _profiler(accelerator: Accelerator) -> Any:
 
 
 def _free_path(job: FoldJob) -> Path:
-    source = open_source(job.config)
-    identity = digest_of(
-        decisive_settings(
-            job.config,
-            data=job.shards.digest,
-            image_size=job.image_size,
-            precision=job.accelerator.precision,
-            channels_last=job.accelerator.channels_last,
-            start=None if source is None else source.key,
-        )
-    )
-    name = f"profile-{identity[:8]}"
+    model = re.sub(r"[^\w.-]+", "_", job.config.model.name)
+    name = f"profile-{model}-{job.image_size}px"
     free = (Path(f"{name}{'' if number == 1 else f'-{number}'}.json.gz") for number in count(1))
     return next(path for path in free if not path.exists())
 
@@ -232,14 +220,7 @@ def _waits(
     wait = host.get(_WAIT, 0.0) / whole
     lines = [f"waiting for data: {wait:.1%} of the steps ({loader.threads} loader threads)"]
     if wait > NOTABLE_WAIT:
-        changes = advice(
-            job.config.loader,
-            loader.resources,
-            image_size=job.image_size,
-            shard_size=job.shards.image_size,
-            transforms=0 if job.augmentation.on_device else len(job.config.augment.transforms),
-        )
-        lines.append(f"  to shorten it, try {changes}")
+        lines.append(f"  to shorten it, try {loader_advice(job, loader)}")
     if device:
         waited = host.get("metrics", 0.0) / whole
         lines.append(f"the host waits for the device, at the step's one sync: {waited:.1%}")

@@ -1,6 +1,7 @@
 """Trainings that log: what the tools have is what history.csv has, however a training went."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from dr.checks import check_train
 from dr.config import TensorBoardConfig, TrainConfig
 from dr.loggers import opening
 from dr.loggers.base import Logger
-from dr.training import fold as fold_module
 from dr.training.cross_validation import cross_validate
 from dr.training.history import TIMINGS, read_history
 
 Make = Callable[..., TrainConfig]
+LostIn = Callable[[int], AbstractContextManager[None]]
 
 
 def expected(run: Path, fold: int) -> dict[str, list[tuple[int, Any]]]:
@@ -52,27 +53,12 @@ def test_a_training_logs_its_history_and_its_scores(tiny_config: Make, tool: Any
         assert settings["schedule.max_lr"] == "0.01"
 
 
-def interrupt_in_epoch(patch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Let the second batch's step of `epoch` (from 0) fail as a lost machine would."""
-    original = fold_module.train_epoch
-
-    def broken(learner: Any, loader: Any, **given: Any) -> Any:
-        def done(count: int) -> None:
-            given["done"](count)
-            if given["drawing"].epoch == epoch:
-                raise KeyboardInterrupt
-
-        return original(learner, loader, **{**given, "done": done})
-
-    patch.setattr(fold_module, "train_epoch", broken)
-
-
-def test_an_interrupted_training_has_each_epoch_once(tiny_config: Make, tool: Any) -> None:
+def test_an_interrupted_training_has_each_epoch_once(
+    tiny_config: Make, interrupted_in_epoch: LostIn, tool: Any
+) -> None:
     config = tiny_config(f"logger={tool.config.name}", "fold=1", "epochs=3")
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_in_epoch(patch, 2)
-        with pytest.raises(KeyboardInterrupt):
-            cross_validate(config)
+    with interrupted_in_epoch(2):
+        cross_validate(config)
     (run,) = Path(config.outputs).glob("test_*")
     assert len(tool.curves(run, 1)["train_loss"]) == 2
     cross_validate(config)

@@ -19,10 +19,10 @@ from dr.compose import compose
 from dr.config import AccelConfig, FindLrConfig, TrainConfig
 from dr.training import one_batch, overfitting, profiling
 from dr.training.cross_validation import Outcome
-from dr.training.experiment import trial_job
 from dr.training.history import read_history
 from dr.training.overfitting import Bounds, overfit
 from dr.training.profiling import StageClock
+from dr.training.trial import trial_job
 from tests.conftest import PLAIN, tiny_data, write_tiny_photographs
 
 Make = Callable[..., TrainConfig]
@@ -60,7 +60,7 @@ LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 4])
 
 def bounds(config: TrainConfig) -> Bounds:
     with choose_accelerator(config.accel) as accelerator:
-        return overfitting._bounds(trial_job(config, 0, accelerator), LABELS)
+        return overfitting._bounds(trial_job(config, accelerator), LABELS)
 
 
 def test_the_bounds_are_those_of_entropy_and_variance(tiny_config: Make) -> None:

@@ -1,6 +1,7 @@
 import csv
 import signal
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dr.training.history import TIMINGS, best_epoch, kept_epoch, read_history
 from dr.training.interruption import Interrupted, Stopper
 
 Make = Callable[..., TrainConfig]
+LostIn = Callable[[int], AbstractContextManager[None]]
 TIMES = set(TIMINGS)
 
 
@@ -47,33 +49,16 @@ def test_the_best_epoch_is_the_earliest_of_equals() -> None:
     assert best_epoch([0.1, 0.4, 0.4]) == 2
 
 
-def interrupt_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Let the second batch's step of `epoch` (from 0) fail as a lost machine would."""
-    original = fold_module.train_epoch
-
-    def broken(learner: Any, loader: Any, **given: Any) -> Any:
-        def done(count: int) -> None:
-            given["done"](count)
-            if given["drawing"].epoch == epoch:
-                raise KeyboardInterrupt
-
-        return original(learner, loader, **{**given, "done": done})
-
-    monkeypatch.setattr(fold_module, "train_epoch", broken)
-
-
 @pytest.mark.parametrize("select", ["last", "best", "cross"])
 def test_a_resumed_run_equals_one_that_was_not_interrupted(
-    tiny_config: Make, tmp_path: Path, select: str
+    tiny_config: Make, interrupted_in_epoch: LostIn, tmp_path: Path, select: str
 ) -> None:
     changes = (f"select={select}", "augment=fundus", "model.drop_rate=0.2", "schedule=cosine")
     changes += ("schedule.max_lr=0.01", "epochs=3", f"folds={3 if select == 'cross' else 2}")
     whole = cross_validate(tiny_config(*changes, f"outputs={tmp_path / 'whole'}"))
     broken = tiny_config(*changes, f"outputs={tmp_path / 'broken'}")
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_in_epoch(patch, 1)
-        with pytest.raises(KeyboardInterrupt):
-            cross_validate(broken)
+    with interrupted_in_epoch(1):
+        cross_validate(broken)
     run = next((tmp_path / "broken").glob("test_*"))
     assert len(read_history(run / "fold-0")) == 1
     torch.rand(7)  # a resumed process has drawn other random numbers before

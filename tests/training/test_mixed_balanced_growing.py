@@ -19,11 +19,12 @@ from dr.modeling.objectives import build_objective
 from dr.shards.labels import read_label_source
 from dr.shards.packing import Packing, pack
 from dr.training.cross_validation import cross_validate
-from dr.training.experiment import check_experiment, trial_job
+from dr.training.experiment import check_experiment
 from dr.training.history import TIMINGS, read_history
 from dr.training.interruption import Interrupted, Stopper
 from dr.training.learner import Learner
 from dr.training.loop import train_step
+from dr.training.trial import trial_job
 from tests.conftest import PLAIN, SIZE, tiny_data, write_tiny_photographs
 
 Make = Callable[..., TrainConfig]
@@ -164,7 +165,7 @@ def test_balance_evens_out_what_a_fold_trains_on(
 ) -> None:
     caplog.set_level(logging.INFO)
     config = tiny_config(f"shards={skewed_shards}", f"balance={balance}")
-    job = trial_job(config, 0, CPU(AccelConfig(name="cpu")))
+    job = trial_job(config, CPU(AccelConfig(name="cpu")))
     drawn = np.concatenate(job.plan(0))
     assert np.bincount(job.labels[drawn % 60]).tolist() == [counts[0], 0, 0, *counts[1:]]
     assert len(np.unique(drawn)) == 40
@@ -175,7 +176,7 @@ def test_balance_holds_within_each_of_several_sources(
     tiny_config: Make, tiny_shards: Path, skewed_shards: Path
 ) -> None:
     both = (f"shards=[{skewed_shards},{tiny_shards}]", "source_weights=[1,2]")
-    job = trial_job(tiny_config(*both, "balance=1"), 0, CPU(AccelConfig(name="cpu")))
+    job = trial_job(tiny_config(*both, "balance=1"), CPU(AccelConfig(name="cpu")))
     drawn = np.concatenate(job.plan(0)) % 120
     skewed, even = drawn[drawn < 60], drawn[drawn >= 60]
     assert sorted(np.bincount(job.labels[skewed], minlength=5)) == [0, 0, 9, 9, 9]
