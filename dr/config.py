@@ -592,11 +592,25 @@ class InspectConfig:
     remote_cache_gb: float | None = None
 
 
+FORMATS = ("table", "csv", "json", "markdown")
+SORTS = ("qwk", "mean", "accuracy", "macro_auc", "loss", "name")
+
+
 @dataclass(kw_only=True)
 class CompareConfig:
-    """`python -m dr.compare`."""
+    """`python -m dr.compare`.
+
+    `where` keeps the runs that have these settings, `by` puts those together that share one
+    setting, `baseline` names a run, `sort` is one of `SORTS`. `draws` are the bootstrap's.
+    """
 
     outputs: str = "outputs"
+    format: str = "table"
+    where: Any = None
+    sort: str = "qwk"
+    by: str | None = None
+    baseline: str | None = None
+    draws: int = 2000
 
 
 DATA_KINDS: dict[str, type[DataConfig]] = {

@@ -10,7 +10,16 @@ from dr.checks.groups import (
     one_device,
 )
 from dr.checks.values import at_least, one_of, required
-from dr.config import InspectConfig, LoaderConfig, PredictConfig, PrepareConfig, Problem
+from dr.config import (
+    FORMATS,
+    SORTS,
+    CompareConfig,
+    InspectConfig,
+    LoaderConfig,
+    PredictConfig,
+    PrepareConfig,
+    Problem,
+)
 from dr.urls import is_url
 
 
@@ -40,6 +49,20 @@ def _check_parts(config: PrepareConfig) -> list[Problem]:
     if not 0 <= part < parts:
         return [Problem("part", part, f"give a number from 0 to {parts - 1}: there are {parts}")]
     return []
+
+
+def check_compare(config: CompareConfig) -> list[Problem]:
+    """All problems of a comparison that its values show."""
+    problems = one_of("format", config.format, FORMATS)
+    problems += one_of("sort", config.sort, SORTS)
+    problems += at_least("draws", config.draws, 100)
+    if config.where is not None and not isinstance(config.where, dict):
+        fix = "name a setting, as in where.schedule=cosine"
+        problems.append(Problem("where", config.where, fix))
+    if config.by is not None and config.baseline is not None:
+        fix = f"has no effect with by={config.by}; leave one of them out"
+        problems.append(Problem("baseline", config.baseline, fix))
+    return problems
 
 
 def check_inspect(config: InspectConfig) -> list[Problem]:

@@ -1,75 +1,161 @@
-"""Comparison of runs as one table: the settings that differ, and the scores, best first."""
+"""Comparison of runs: the settings that differ, the scores, and what can be said of them."""
 
-import io
-import json
 import math
-import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-from rich.box import Box
-from rich.cells import cell_len
-from rich.console import Console, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
-
+from dr.reporting.cohorts import cohorts
+from dr.reporting.judging import Judgement, judge
 from dr.reporting.runs import RunSummary
+from dr.reporting.selecting import find_run, find_setting
+from dr.reporting.setting_groups import Setting, group_by, group_settings
+from dr.reporting.values import canonical, printable
+from dr.scoring.resampling import DRAWS
 
-_RULE = Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-_UNLIMITED = 100_000
-_NARROWEST = 60
-_NARROWEST_STATE = 24
-_GAP = 2
-_SPACE = " " * _GAP
 _OPTIMISTIC = "* epoch picked on the fold it is scored on: optimistic"
 _SHARED = "! its records seem to be among those trained on, all or some: too good"
-_NOISE = (
-    "A difference between runs of a single seed each shows nothing by itself: another seed alone "
-    "moves QWK by about 0.01, and by far more on little data or few epochs."
+_MODELS = (
+    "With one seed each, the differences are between these trained models, not between their "
+    "settings: another seed alone moves QWK by about 0.01, and by far more on little data or few "
+    "epochs. Two or more seeds of each setting tell about settings (seed=0,1 with --multirun)."
 )
+_SETTINGS = (
+    "Intervals and tests of settings with two or more seeds hold for new patients and new seeds; "
+    "the noise of seeds is pooled over them ({freedom} degrees of freedom)."
+)
+_BEST = (
+    "'may be best': with 95% confidence the best one is among those so marked (all comparisons "
+    "with the best are taken together)."
+)
+_BASELINE = "p (Holm): corrected for the number of comparisons with the baseline."
+_CONDITION = (
+    "All of it is conditional on these folds, and counts the records of a patient together."
+)
+ALPHA = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a comparison is asked for: see `CompareConfig`."""
+
+    baseline: str | None = None
+    by: str | None = None
+    sort: str = "qwk"
+    draws: int = DRAWS
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """Settings side by side; one whose runs differ in their seed alone is one row.
 
-    `columns` are the dotted keys of the settings that differ, `labels` their short names;
-    `rows` go best first by pooled QWK, then complete runs without one, unfinished runs, and
+    `columns` are the dotted keys of the settings that differ, `labels` their short names; `rows`
+    go best first by pooled QWK (or as asked), then complete ones without one, unfinished ones, and
     unreadable ones; `folds` are all planned folds; `notes` are what a reader must know.
+    `baseline` says whether differences are from a baseline, not from the best.
     """
 
     columns: tuple[str, ...]
     labels: tuple[str, ...]
-    rows: tuple[RunSummary, ...]
+    rows: tuple[Setting, ...]
     folds: tuple[int, ...]
     notes: tuple[str, ...]
+    baseline: bool = False
+
+    @property
+    def reference(self) -> str:
+        """What differences are from."""
+        return "baseline" if self.baseline else "best"
 
 
-def compare(runs: Sequence[RunSummary]) -> Comparison:
-    """Set runs side by side. Raises `ValueError` without runs."""
+def p_value(row: Setting, comparison: Comparison) -> float:
+    """That of a row's difference, `nan` where there is none.
+
+    From a baseline it is corrected. From the best of many there is none, since the best was
+    picked by these very scores; of two rows alone it is the test of their difference.
+    """
+    judged = row.judgement
+    if judged is None or judged.versus is None:
+        return math.nan
+    if comparison.baseline:
+        return judged.p_adjusted
+    beside = [other for other in comparison.rows if other.judgement and other.cohort == row.cohort]
+    return judged.versus.p_value if len(beside) == 2 else math.nan
+
+
+def verdict(row: Setting, *, comparison: Comparison) -> str:
+    """What can be said of a row beside its reference, in a few words; "-" for nothing."""
+    judged = row.judgement
+    if judged is None:
+        return "-"
+    if judged.reference:
+        return comparison.reference if judged.about_settings else f"{comparison.reference} model"
+    if comparison.baseline:
+        return _against_baseline(judged)
+    if judged.may_be_best is None:
+        return "one seed"
+    if judged.about_settings:
+        return "may be best" if judged.may_be_best else "below best"
+    return "not told apart" if judged.may_be_best else "models differ"
+
+
+def _against_baseline(judged: Judgement) -> str:
+    if judged.versus is None or not judged.p_adjusted < ALPHA:
+        return "not told apart"
+    if not judged.about_settings:
+        return "models differ"
+    return "better" if judged.versus.value > 0 else "worse"
+
+
+def compare(runs: Sequence[RunSummary], asked: Asked | None = None) -> Comparison:
+    """Set runs side by side, and judge those that can be compared.
+
+    Raises ValueError without runs, and for a baseline, key or order that is none of theirs.
+    """
     if not runs:
         raise ValueError("no runs to compare: give one at least")
-    columns = differing_settings(runs)
-    rows = tuple(sorted(runs, key=_rank))
-    folds = {fold for run in runs for fold in (*run.planned_folds, *run.folds)}
+    asked = asked or Asked()
+    rows, problems = _judged(runs, asked)
+    rows.sort(key=lambda row: _rank(row, asked.sort))
+    columns = differing_settings([row.summary for row in rows])
     return Comparison(
         columns=columns,
         labels=short_labels(columns),
-        rows=rows,
-        folds=tuple(sorted(folds)),
-        notes=tuple(_notes(rows)),
+        rows=tuple(rows),
+        folds=tuple(sorted({fold for run in runs for fold in (*run.planned_folds, *run.folds)})),
+        notes=tuple(_notes(rows, problems, asked)),
+        baseline=asked.baseline is not None,
     )
 
 
-def _rank(run: RunSummary) -> tuple[int, float, str]:
-    order = ("complete", "unfinished", "unreadable").index(run.state)
-    pooled = math.nan if run.pooled is None else run.pooled["qwk"]
-    if math.isnan(pooled):
-        return (order, math.inf, run.name)
-    return (order, -pooled, run.name)
+def _judged(runs: Sequence[RunSummary], asked: Asked) -> tuple[list[Setting], dict[str, str]]:
+    """The rows, and why runs could not be judged, by their names."""
+    if asked.by is not None:
+        return group_by(runs, find_setting(runs, asked.by)), {}
+    baseline = None if asked.baseline is None else find_run(runs, asked.baseline)
+    settings = group_settings(runs)
+    names = [[run.name for run in setting.complete] for setting in settings]
+    found, problems = cohorts(runs)
+    judgements: dict[int, tuple[int, Judgement]] = {}
+    for number, cohort in enumerate(found, start=1):
+        inside = None if baseline is None or baseline not in cohort.names else baseline
+        own = judge(cohort, names, baseline=inside, draws=asked.draws)
+        judgements |= {place: (number, judgement) for place, judgement in own.items()}
+    return [_with(one, judgements.get(place)) for place, one in enumerate(settings)], problems
+
+
+def _with(setting: Setting, judged: tuple[int, Judgement] | None) -> Setting:
+    return setting if judged is None else replace(setting, cohort=judged[0], judgement=judged[1])
+
+
+def _rank(row: Setting, sort: str) -> tuple[int, float, str]:
+    order = ("complete", "unfinished", "unreadable").index(row.summary.state)
+    if sort == "name":
+        return (0, 0.0, row.name)
+    scores = (row.summary.mean if sort == "mean" else row.summary.pooled) or {}
+    score = scores.get("qwk" if sort == "mean" else sort, math.nan)
+    ranked = math.inf if math.isnan(score) else score if sort == "loss" else -score
+    return (order, ranked, row.name)
 
 
 def differing_settings(runs: Sequence[RunSummary]) -> tuple[str, ...]:
@@ -84,19 +170,15 @@ def differing_settings(runs: Sequence[RunSummary]) -> tuple[str, ...]:
 
 
 def _differs(key: str, known: Sequence[dict[str, object]]) -> bool:
-    held = {_canonical(settings[key]) for settings in known if key in settings}
+    held = {canonical(settings[key]) for settings in known if key in settings}
     if len(held) > 1 or key == "data":
         return len(held) > 1
     group = key.partition(".")[0]
     by_variant: dict[str, set[str]] = defaultdict(set)
     for settings in known:
-        variant = _canonical(settings.get(f"{group}.name"))
-        by_variant[variant].add(_canonical(settings.get(key)))
+        variant = canonical(settings.get(f"{group}.name"))
+        by_variant[variant].add(canonical(settings.get(key)))
     return any(len(values) > 1 for values in by_variant.values())
-
-
-def _canonical(value: object) -> str:
-    return json.dumps(value, sort_keys=True, default=str)
 
 
 def short_labels(columns: Sequence[str]) -> tuple[str, ...]:
@@ -112,16 +194,36 @@ def _last_part(key: str) -> str:
     return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
 
 
-def _notes(rows: Sequence[RunSummary]) -> list[str]:
-    scored = [run for run in rows if _is_scored(run)]
-    notes = []
-    if any(run.optimistic for run in scored):
-        notes.append(_OPTIMISTIC)
-    notes += _incomparable(scored) + _tests(rows)
-    if any(run.test is not None and run.test_shared for run in rows):
+def _notes(rows: Sequence[Setting], problems: Mapping[str, str], asked: Asked) -> list[str]:
+    runs = [run for row in rows for run in row.runs]
+    scored = [run for run in runs if _is_scored(run)]
+    notes = [_OPTIMISTIC] if any(run.optimistic for run in scored) else []
+    notes += _incomparable(scored) + _tests(runs)
+    if any(run.test is not None and run.test_shared for run in runs):
         notes.append(_SHARED)
-    if len(scored) > 1:
-        notes.append(_NOISE)
+    notes += _unjudged(problems)
+    return notes + _what_is_said(rows, scored, asked)
+
+
+def _unjudged(problems: Mapping[str, str]) -> list[str]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for name, problem in problems.items():
+        names[problem].append(name)
+    return [printable(f"Not judged, since {why}: {', '.join(own)}") for why, own in names.items()]
+
+
+def _what_is_said(rows: Sequence[Setting], scored: Sequence[RunSummary], asked: Asked) -> list[str]:
+    judged = [row.judgement for row in rows if row.judgement is not None]
+    about_models = any(not one.about_settings for one in judged)
+    notes = []
+    if any(one.about_settings for one in judged):
+        several = [len(row.complete) for row in rows if row.judgement is not None]
+        notes.append(_SETTINGS.format(freedom=sum(max(0, count - 1) for count in several)))
+    if len(scored) > 1 and (about_models or not judged):
+        notes.append(_MODELS)
+    if len(judged) > 1:
+        notes.append(_BASELINE if asked.baseline else _BEST)
+        notes.append(_CONDITION)
     return notes
 
 
@@ -141,7 +243,7 @@ def _incomparable(scored: Sequence[RunSummary]) -> list[str]:
         data = runs[0].settings.get("data", "unknown data")
         names = ", ".join(run.name for run in runs)
         part = (folds or "unknown")[:8]
-        lines.append(_printable(f"({number}) {data}, folds {part}: {names}"))
+        lines.append(printable(f"({number}) {data}, folds {part}: {names}"))
     return lines
 
 
@@ -152,257 +254,9 @@ def _tests(rows: Sequence[RunSummary]) -> list[str]:
         return []
     what = "test QWK: all folds of a run together on an outside set: "
     if len(names) == 1:
-        return [_printable(f"{what}{next(iter(names))}")]
+        return [printable(f"{what}{next(iter(names))}")]
     lines = ["Not comparable: these runs have different test sets."]
     for name in names:
         runs = ", ".join(run.name for run in rows if run.test is not None and run.test_name == name)
-        lines.append(_printable(f"test QWK on {name}: {runs}"))
+        lines.append(printable(f"test QWK on {name}: {runs}"))
     return lines
-
-
-def render_table(
-    comparison: Comparison, *, width: int | None = None, encoding: str = "utf-8"
-) -> str:
-    """Draw a comparison as text, its notes below.
-
-    `width` is the terminal's, in columns; None (no terminal) takes all the width it needs. Where
-    a column a fold does not fit, the folds share one; where that does not fit either, a run's
-    name, state and settings go above its scores. Numbers are never broken: below 60 columns the
-    lines are longer than the terminal. What a stream of `encoding` cannot hold is escaped.
-    """
-    limit = _UNLIMITED if width is None else max(width, _NARROWEST)
-    for layout in (_wide, _compact):
-        columns = [column.encoded(encoding) for column in layout(comparison)]
-        columns[-1] = replace(columns[-1], limit=limit - _total(columns[:-1]) - _GAP)
-        if columns[-1].width >= min(columns[-1].natural, _NARROWEST_STATE):
-            table = _draw([_table(columns)], _total(columns))
-            break
-    else:
-        table = _draw(_blocks(comparison, limit, encoding), limit)
-    return table + _notes_below(comparison, limit, encoding)
-
-
-@dataclass(frozen=True)
-class _Column:
-    """One column's texts, the header first; no line gets wider than `limit`."""
-
-    texts: tuple[str, ...]
-    limit: int = _UNLIMITED
-
-    @property
-    def natural(self) -> int:
-        return max(map(cell_len, self.texts))
-
-    @property
-    def width(self) -> int:
-        return min(self.natural, self.limit)
-
-    def encoded(self, encoding: str) -> "_Column":
-        return replace(self, texts=tuple(_encodable(text, encoding) for text in self.texts))
-
-
-def _encodable(text: str, encoding: str) -> str:
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        plain = text.replace("±", "+-")
-        return plain.encode(encoding, "backslashreplace").decode(encoding)
-    return text
-
-
-def _total(columns: Sequence[_Column]) -> int:
-    return sum(column.width for column in columns) + _GAP * (len(columns) - 1)
-
-
-def _draw(parts: Sequence[RenderableType], width: int) -> str:
-    stream = io.StringIO()
-    console = Console(file=stream, width=width, color_system=None)
-    for part in parts:
-        console.print(part)
-    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
-
-
-def _table(columns: Sequence[_Column], *, rows: slice = slice(1, None), head: bool = True) -> Table:
-    table = Table(box=_RULE, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.show_header = head
-    for column in columns:
-        table.add_column(Text(column.texts[0]), width=column.width, overflow="fold")
-    for row in zip(*(column.texts[rows] for column in columns), strict=True):
-        table.add_row(*(Text(text) for text in row))
-    return table
-
-
-def _blocks(comparison: Comparison, limit: int, encoding: str) -> list[RenderableType]:
-    """For a narrow terminal: a header, then name and state, settings, and scores of each run."""
-    scores = [column.encoded(encoding) for column in _scores_alone(comparison)]
-    scores[-1] = replace(scores[-1], limit=limit - _total(scores[:-1]) - 2 * _GAP)
-    head = _table(scores, rows=slice(0))
-    parts: list[RenderableType] = [Text(f"run{_SPACE}state, settings"), _indented(head)]
-    settings = [_setting_texts(comparison.rows, key) for key in comparison.columns]
-    for number, run in enumerate(comparison.rows):
-        pairs = zip(comparison.labels, (texts[number] for texts in settings), strict=True)
-        chosen = " ".join(f"{label}={text}" for label, text in pairs if text)
-        title, below = (
-            Text(_encodable(line, encoding), overflow="fold")
-            for line in (f"{_name(run)}{_SPACE}{_state(run)}", chosen)
-        )
-        row = _table(scores, rows=slice(number + 1, number + 2), head=False)
-        parts += [title, *([_indented(below)] if chosen else []), _indented(row)]
-    return parts
-
-
-def _indented(part: RenderableType) -> Padding:
-    return Padding(part, (0, 0, 0, _GAP))
-
-
-def _notes_below(comparison: Comparison, limit: int, encoding: str) -> str:
-    wrap = textwrap.TextWrapper(limit, break_on_hyphens=False)
-    notes = [wrap.fill(_encodable(note, encoding)) for note in comparison.notes]
-    return "".join(f"\n{note}" for note in notes) + ("\n" if notes else "")
-
-
-def _wide(comparison: Comparison) -> list[_Column]:
-    folds = [
-        _column(f"fold {fold}", comparison, partial(_fold, fold=fold, digits=4))
-        for fold in comparison.folds
-    ]
-    sources = [
-        _column(f"QWK {_printable(source)}", comparison, partial(_source, source=source))
-        for source in _sources(comparison)
-    ]
-    return _around(comparison, sources, folds)
-
-
-def _compact(comparison: Comparison) -> list[_Column]:
-    together = partial(_folds, folds=comparison.folds)
-    folds = [_column("QWK by fold", comparison, together)]
-    return _around(comparison, _sources_together(comparison), folds)
-
-
-def _around(comparison: Comparison, sources: list[_Column], folds: list[_Column]) -> list[_Column]:
-    settings = [
-        _Column((label, *_setting_texts(comparison.rows, key)))
-        for key, label in zip(comparison.columns, comparison.labels, strict=True)
-    ]
-    return [
-        _column("run", comparison, _name),
-        *settings,
-        _column("pooled QWK", comparison, _pooled),
-        _column("mean ± sd", comparison, _mean),
-        *sources,
-        *_test_column(comparison),
-        *folds,
-        _column("state", comparison, _state),
-    ]
-
-
-def _scores_alone(comparison: Comparison) -> list[_Column]:
-    return [
-        _column("pooled QWK", comparison, _pooled),
-        _column("mean ± sd", comparison, _mean),
-        *_sources_together(comparison),
-        *_test_column(comparison),
-        _column("QWK by fold", comparison, partial(_folds, folds=comparison.folds)),
-    ]
-
-
-def _sources(comparison: Comparison) -> list[str]:
-    return list(dict.fromkeys(source for run in comparison.rows for source in run.sources))
-
-
-def _sources_together(comparison: Comparison) -> list[_Column]:
-    return [_column("QWK by source", comparison, _by_source)] if _sources(comparison) else []
-
-
-def _test_column(comparison: Comparison) -> list[_Column]:
-    tested = any(run.test is not None for run in comparison.rows)
-    return [_column("test QWK", comparison, _test)] if tested else []
-
-
-def _column(header: str, comparison: Comparison, cell: Callable[[RunSummary], str]) -> _Column:
-    return _Column((header, *(cell(run) for run in comparison.rows)))
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _name(run: RunSummary) -> str:
-    return _printable(run.name)
-
-
-def _state(run: RunSummary) -> str:
-    if run.state == "unreadable":
-        return _printable(f"unreadable: {run.problem}")
-    if run.state == "unfinished" and run.planned_folds:
-        return f"{len(run.folds)} of {len(run.planned_folds)} folds{_left_out(run)}"
-    return f"{run.state}{_left_out(run)}"
-
-
-def _left_out(run: RunSummary) -> str:
-    return f", {run.skipped} unreadable records left out" if run.skipped else ""
-
-
-def _pooled(run: RunSummary) -> str:
-    return "-" if run.pooled is None else _score(run, run.pooled["qwk"], digits=4)
-
-
-def _mean(run: RunSummary) -> str:
-    mean, sd = (scores.get("qwk", math.nan) for scores in (run.mean, run.sd))
-    if math.isnan(mean):
-        return "-"
-    spread = "" if math.isnan(sd) else f" ± {sd:.4f}"
-    return f"{mean:.4f}{spread}{_mark(run)}"
-
-
-def _source(run: RunSummary, *, source: str, digits: int = 4) -> str:
-    scores = run.sources.get(source)
-    return "-" if scores is None else _score(run, scores["qwk"], digits=digits)
-
-
-def _by_source(run: RunSummary) -> str:
-    parts = [
-        f"{_printable(source)} {_source(run, source=source, digits=2)}" for source in run.sources
-    ]
-    return " ".join(parts) or "-"
-
-
-def _test(run: RunSummary) -> str:
-    # No star: the epoch was not picked on the test set.
-    qwk = math.nan if run.test is None else run.test["qwk"]
-    return "-" if math.isnan(qwk) else f"{qwk:.4f}{'!' if run.test_shared else ''}"
-
-
-def _fold(run: RunSummary, *, fold: int, digits: int) -> str:
-    scores = run.folds.get(fold)
-    return "-" if scores is None else _score(run, scores["qwk"], digits=digits)
-
-
-def _folds(run: RunSummary, *, folds: Sequence[int]) -> str:
-    return " ".join(f"{_fold(run, fold=fold, digits=2):<4}" for fold in folds).rstrip()
-
-
-def _score(run: RunSummary, score: float, *, digits: int) -> str:
-    return "-" if math.isnan(score) else f"{score:.{digits}f}{_mark(run)}"
-
-
-def _mark(run: RunSummary) -> str:
-    return "*" if run.optimistic else ""
-
-
-def _setting_texts(rows: Sequence[RunSummary], key: str) -> list[str]:
-    """The column's cells: short, unless two different values would then look the same."""
-    held = [run.settings[key] for run in rows if key in run.settings]
-    brief = {_canonical(value): _brief(value) for value in held}
-    form = _brief if len(set(brief.values())) == len(brief) else _canonical
-    return [_printable(form(run.settings[key])) if key in run.settings else "" for run in rows]
-
-
-def _brief(value: object) -> str:
-    """A value as one types it in a command; of a list of named transforms, the names."""
-    if isinstance(value, list):
-        names = [item.get("name") if isinstance(item, dict) else item for item in value]
-        return f"[{','.join(map(_brief, names))}]"
-    if isinstance(value, str):
-        return value
-    return _canonical(value)

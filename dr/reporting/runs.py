@@ -2,9 +2,11 @@
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -111,18 +113,21 @@ def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     return flat
 
 
+@lru_cache(maxsize=4096)
 def _is_operational(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in OPERATIONAL_KEYS)
 
 
 def _folds_digest(path: Path) -> str | None:
-    if not path.is_file():
-        return None
+    return _digest_of_rows(path.read_bytes()) if path.is_file() else None
+
+
+@lru_cache(maxsize=64)
+def _digest_of_rows(content: bytes) -> str:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = sorted(csv.reader(file))
+        rows = sorted(csv.reader(io.StringIO(content.decode(), newline="")))
     except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is no CSV in UTF-8 ({error})") from error
+        raise ValueError(f"folds.csv is no CSV in UTF-8 ({error})") from error
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 

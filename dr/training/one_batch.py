@@ -94,8 +94,9 @@ def _load(config: TrainConfig, outcome: Outcome) -> None:
 
 
 def _compare(outputs: Path) -> None:
-    from dr.reporting.comparison import compare, render_table
+    from dr.reporting.comparison import compare
     from dr.reporting.runs import read_runs
+    from dr.reporting.text_table import render_table
 
     render_table(compare(read_runs(outputs)), width=None, encoding="utf-8")
 

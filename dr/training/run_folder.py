@@ -1,6 +1,7 @@
 """The folder of a run: who owns it, what lies where, and its `result.json`."""
 
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -10,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from dr.config import TrainConfig
 from dr.files import make_writable_folder, write_csv, write_json, write_whole
 from dr.loading.split import Split
-from dr.scoring.metrics import score_predictions, summarize, to_json
+from dr.scoring.metrics import grade_of, score_predictions, summarize, to_json
 from dr.urls import mask_values
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ CHANCES = ["p0", "p1", "p2", "p3", "p4"]
 PREDICTIONS = "predictions.csv"
 PREDICTION_COLUMNS = ("name", "patient", "fold", "label", "score", *CHANCES)
 TEST_SCORES = "test_scores.json"
+GRADES_FILE = "out_of_fold.npy"
+UNSCORED = 255
 LOCK_WAIT_S = 5.0
 """How long a fold that another process holds is waited for: ranks outlive their parent a little."""
 
@@ -182,7 +186,26 @@ def _summary(run: RunFolder, scores: Mapping[int, Mapping[str, Any]]) -> dict[st
     mean, sd = summarize(numbers)
     summary = {"mean": to_json(mean), "sd": to_json(sd)}
     table = pd.concat([read_predictions(run.fold(fold) / PREDICTIONS) for fold in sorted(scored)])
+    _write_grades(run, table)
     return {**summary, "pooled": _pooled(table, scored), **_by_source(run, table)}
+
+
+def _write_grades(run: RunFolder, table: "pd.DataFrame") -> None:
+    """Keep the predicted grades where many runs' can be read fast: uint8, a row of folds.csv each.
+
+    A record that was not scored has `UNSCORED`.
+    """
+    import pandas as pd
+
+    folds = pd.read_csv(run.path / "folds.csv", dtype={"name": str}, na_filter=False)
+    keys = ["name", "fold", "turn"]  # a name may be there twice
+    scored = table.assign(grade=grade_of(table[CHANCES].to_numpy()))
+    both = [part.assign(turn=part.groupby(keys[:2]).cumcount()) for part in (folds, scored)]
+    joined = both[0][keys].merge(both[1][[*keys, "grade"]], on=keys, how="left")
+    grades = joined["grade"].fillna(UNSCORED).to_numpy().astype(np.uint8)
+    buffer = io.BytesIO()
+    np.save(buffer, grades)
+    write_whole(run.path / GRADES_FILE, buffer.getvalue())
 
 
 def read_predictions(path: Path) -> "pd.DataFrame":

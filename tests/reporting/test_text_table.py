@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from dr.reporting.comparison import compare, differing_settings, render_table, short_labels
+from dr.reporting.comparison import compare, differing_settings, short_labels
 from dr.reporting.runs import RunSummary, read_runs
+from dr.reporting.text_table import render_table
 
 
 def summary(name: str = "run", *, qwk: float = 0.6, **changes: object) -> RunSummary:
@@ -208,7 +209,7 @@ def test_markup_control_characters_and_wide_letters_in_names_are_harmless():
     names = ["[red]x[/red]", ":smile:", "esc\x1b[31m", "two\nlines", "眼底", "\udcff"]
     table = render_table(compare([summary(name) for name in names]))
     for shown in ("[red]x[/red]", ":smile:", "esc\\x1b[31m", "two\\nlines", "眼底", "\\udcff"):
-        assert len(lines_with(table, shown)) == 1
+        assert len(lines_with(table, f"{shown} ")) == 1
     rows = lines_with(table, "complete")
     assert len(rows) == len(names)
     assert len({cell_len(row.partition("0.6000")[0]) for row in rows}) == 1
