@@ -43,7 +43,7 @@ def write_runs(outputs: Path, *, runs: int, patients: int) -> None:
         folder = outputs / f"simulated_{number:04d}"
         folder.mkdir(parents=True)
         config["seed"] = number % 2
-        config["schedule"]["max_lr"] = 1e-4 * (1 + number // 2)
+        config["schedule"]["max_lr"] = round(round(1e-4 * (1 + number // 2), 6), 6)
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         (folder / "folds.csv").write_text(table)
         np.save(folder / "out_of_fold.npy", own.astype(np.uint8))

@@ -96,6 +96,8 @@ def _read_cohort(runs: list[RunSummary]) -> tuple[Cohort | None, dict[str, str]]
 
 def _why(error: Exception) -> str:
     """The cause without the path, so that runs with the same one go together."""
+    if isinstance(error, KeyError):
+        return f"there is no column {error.args[0]}"
     return str(getattr(error, "strerror", None) or error)
 
 
