@@ -13,6 +13,8 @@ from sklearn.metrics import cohen_kappa_score
 
 from dr.compose import compose_rerun
 from dr.config import TableData, TrainConfig
+from dr.reporting.cohorts import cohorts
+from dr.reporting.runs import read_runs
 from dr.training.cross_validation import cross_validate
 from dr.training.history import read_history
 from dr.training.run_folder import locked
@@ -42,6 +44,21 @@ def test_a_tiny_model_learns_and_the_pooled_score_is_that_of_the_union(
     folds = [entry["qwk"] for entry in outcome.result["folds"].values()]
     assert outcome.result["mean"]["qwk"] == pytest.approx(np.mean(folds))
     assert outcome.result["sd"]["qwk"] == pytest.approx(np.std(folds, ddof=1))
+
+
+def test_the_grades_of_all_folds_stand_in_the_order_of_the_folds_file(tiny_config: Make) -> None:
+    folder = cross_validate(tiny_config("epochs=1")).folder
+    table = pooled_table(folder).set_index("name")
+    names = pd.read_csv(folder / "folds.csv")["name"]
+    expected = table.loc[names, CHANCES].to_numpy().argmax(axis=1)
+    grades = np.load(folder / "out_of_fold.npy")
+    assert grades.dtype == np.uint8
+    assert grades.tolist() == expected.tolist()
+    (from_file,), problems = cohorts(read_runs(folder.parent))
+    (folder / "out_of_fold.npy").unlink()
+    (from_tables,), _ = cohorts(read_runs(folder.parent))
+    assert problems == {}
+    assert from_file.grades.tolist() == from_tables.grades.tolist() == [grades.tolist()]
 
 
 def test_the_folder_holds_what_it_promises(tiny_config: Make, tmp_path: Path) -> None:
