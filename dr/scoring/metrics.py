@@ -83,14 +83,14 @@ def macro_auc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> 
     """
     counts = np.bincount(labels, minlength=GRADES)
     areas = [
-        _area_under_roc(labels == grade, probabilities[:, grade])
+        area_under_roc(labels == grade, probabilities[:, grade])
         for grade in range(GRADES)
         if 0 < counts[grade] < len(labels)
     ]
     return float(np.mean(areas)) if areas else math.nan
 
 
-def _area_under_roc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+def area_under_roc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     """Mann and Whitney's U over the number of pairs; ties share their mean rank."""
     _, inverse, counts = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
