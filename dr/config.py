@@ -3,8 +3,10 @@
 Nothing here imports Hydra, OmegaConf or torch: a notebook builds the same objects by hand.
 """
 
+import types
+import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from dr.urls import masked
@@ -642,3 +644,18 @@ VARIANTS: dict[type, tuple[str, dict[str, type]]] = {
     LoggerConfig: ("name", dict(LOGGERS)),
 }
 """For a group whose choices have keys of their own: the key that tells which, and the classes."""
+
+
+def keys_of(schema: type) -> dict[str, Any]:
+    """The dotted keys that a config of `schema` can have, whatever is chosen, with their types."""
+    keys: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(schema).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        groups = [typing.cast(type, option) for option in options if is_dataclass(option)]
+        for group in groups:
+            variants = VARIANTS[group][1].values() if group in VARIANTS else [group]
+            inside = [keys_of(variant) for variant in variants]
+            keys |= {f"{name}.{key}": inner for one in inside for key, inner in one.items()}
+        if not groups:
+            keys[name] = hint
+    return keys
