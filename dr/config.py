@@ -561,6 +561,28 @@ class FindLrConfig(TrainConfig):
 
 
 @dataclass(kw_only=True)
+class SearchConfig(TrainConfig):
+    """`python -m dr.search`: the config of a training, and what is searched beside it.
+
+    `space`: training keys, dotted or nested, each with `{low, high, log, step}` or `{choices}`.
+    `search`: the search's name, null takes one from all that decides it. `metric`: `qwk` or
+    `loss`, whose mean over the folds a trial is judged by. `trials` in all, whoever trains them.
+    `sampler`: `tpe`, `random` or `grid`. `pruner`: `none`, `median`, `percentile` or `hyperband`,
+    asked after each fold; `median` and `percentile` drop nothing before `startup_trials` are
+    trained on all folds, and `percentile` drops what is not among the best `keep_percent`.
+    """
+
+    space: Any = None
+    search: str | None = None
+    metric: str = "qwk"
+    trials: int = 20
+    sampler: str = "tpe"
+    pruner: str = "median"
+    startup_trials: int = 5
+    keep_percent: float = 75.0
+
+
+@dataclass(kw_only=True)
 class PredictConfig:
     """`python -m dr.predict`: photographs in `images`, or a label source in `data`."""
 

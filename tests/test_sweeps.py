@@ -168,7 +168,7 @@ def failing(folder: Path) -> Callable[[TrainConfig], None]:
     [
         (),
         ("hydra.sweeper.max_batch_size=1",),
-        pytest.param(("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), marks=pytest.mark.slow),
+        ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
         pytest.param(("hydra/launcher=ray",), marks=pytest.mark.slow),
         pytest.param(("hydra/launcher=submitit_local",), marks=pytest.mark.slow),
     ],
