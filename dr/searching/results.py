@@ -118,7 +118,7 @@ def _dropped(result: SearchResult) -> list[str]:
     if not dropped:
         return []
     by_folds: dict[int, list[str]] = {}
-    for row in dropped:
+    for row in sorted(dropped, key=lambda row: row.number):
         by_folds.setdefault(len(row.scores), []).append(str(row.number))
     when = "; ".join(
         f"after {count} fold{'s' * (count > 1)}: {', '.join(numbers)}"

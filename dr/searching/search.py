@@ -132,9 +132,10 @@ def _train_trial(search: _Search, trial: Trial) -> str | None:
 def _mean_score(search: _Search, trial: Trial) -> float | None:
     """The mean of a trial's fold scores; None where it is dropped before its last fold."""
     scores: dict[int, float] = {}
+    reported = search.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     for fold, last in _folds(search, trial, scores):
         mean = float(np.mean(list(scores.values())))
-        if len(scores) not in search.study.trials[trial.number].intermediate_values:
+        if len(scores) not in reported:
             trial.report(mean, step=len(scores))
         said = (trial.number, fold, search.config.metric, scores[fold], mean)
         _log.info("trial %d: fold %d: %s %.4f, mean so far %.4f", *said)

@@ -49,8 +49,9 @@ class Dimension:
         step = 1.0 if self.whole and self.step is None and not self.log else self.step
         if self.choices or step is None:
             return self.choices
-        count = round((self.high - self.low) / step) + 1
-        return tuple(self._number(self.low + number * step) for number in range(count))
+        steps = round((self.high - self.low) / step)
+        below = [self.low + number * step for number in range(steps)]
+        return tuple(map(self._number, [*below, self.high]))
 
     def _number(self, value: float) -> float | int:
         return int(value) if self.whole else float(value)
