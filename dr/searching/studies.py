@@ -60,7 +60,7 @@ def open_study(
             study_name="search",
             direction="minimize" if config.metric == "loss" else "maximize",
             sampler=_sampler(config, dimensions),
-            pruner=_pruner(config),
+            pruner=make_pruner(config),
             load_if_exists=True,
         )
         _check_definition(study, folder, definition)
@@ -148,7 +148,8 @@ def _sampler(config: SearchConfig, dimensions: Sequence[Dimension]) -> BaseSampl
     return NumberedSampler(makers[config.sampler], seed=config.seed)
 
 
-def _pruner(config: SearchConfig) -> BasePruner:
+def make_pruner(config: SearchConfig) -> BasePruner:
+    """What is asked after each fold whether a trial is dropped; steps are folds, from 1."""
     if config.pruner == "none":
         return NopPruner()
     if config.pruner == "hyperband":
