@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from dr import train
-from dr.checks import check_train
+from dr.checks import check_search, check_train
 from dr.compose import conf_folder, run_door
-from dr.config import OBJECTIVES, SCHEDULES, ConfigError, TrainConfig, keys_of
+from dr.config import OBJECTIVES, SCHEDULES, ConfigError, SearchConfig, TrainConfig, keys_of
 from dr.sweeps import check_parameters, sweep_parameters
 from dr.training import interruption
 from dr.training.interruption import Interrupted
@@ -91,6 +91,17 @@ def test_what_the_command_line_says_itself_wins(
 ) -> None:
     found = [config.schedule.max_lr for config in jobs(*arguments, "sweep=learning_rates")]
     assert found == expected
+
+
+def test_searches_can_be_swept_each_with_the_space_of_its_schedule(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found: list[SearchConfig] = []
+    arguments = ["--multirun", "sweep=schedules", "schedule=step,constant", f"outputs={tmp_path}"]
+    monkeypatch.setattr(sys, "argv", ["dr.search", *arguments])
+    run_door("search", schema=SearchConfig, check=check_search, main=found.append)
+    assert [config.schedule.name for config in found] == ["step", "constant"]
+    assert ["schedule.decay" in config.space for config in found] == [True, False]
 
 
 def test_a_group_that_is_given_is_not_swept(jobs: Run) -> None:
