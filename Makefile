@@ -16,7 +16,7 @@ install: $(STAMP) ## make .venv and install everything but the TPU set
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet -c constraints.txt -e '.[dev,launchers,loggers]'
+	$(RUN) -m pip install --quiet -c constraints.txt -e '.[dev,launchers,loggers,search]'
 	touch $(STAMP)
 
 demo: $(STAMP) ## draw synthetic photographs, train 5 folds, compare (about 5 minutes)

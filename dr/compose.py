@@ -16,11 +16,21 @@ import time
 import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from hydra.experimental.callback import Callback
+
 from dr.config import VARIANTS, ConfigError, Problem
+from dr.sweeps import (
+    Failure,
+    check_parameters,
+    describe_failures,
+    note_failure,
+    noted_failures,
+    sweep_parameters,
+)
 from dr.training.interruption import Interrupted, count_from, die_with_parent
 from dr.urls import masked
 
@@ -88,26 +98,31 @@ def quote_path(value: str) -> str:
     return f"'{literal}'"
 
 
-def hydra_arguments(arguments: Sequence[str], groups: frozenset[str]) -> list[str]:
+def hydra_arguments(
+    arguments: Sequence[str], groups: frozenset[str], *, swept: Collection[str] = ()
+) -> list[str]:
     """Arguments as Hydra is given them.
 
     Values of path keys are quoted. Keys that name no group are forced (`++`), so that a misspelt
-    one arrives at our own check and is reported with all other problems.
+    one arrives at our own check and is reported with all other problems; but not those that are
+    `swept` by `hydra.sweeper.params`, which only the same spelling of a key takes the place of.
     """
     multirun = any(argument in _MULTIRUN for argument in arguments)
     # argparse takes overrides in one row only, so the flag may not stand amidst them.
     ordered = sorted(arguments, key=lambda argument: argument not in _MULTIRUN)
-    return [_hydra_argument(argument, groups, multirun=multirun) for argument in ordered]
+    plain = groups.union(swept)
+    return [_hydra_argument(argument, plain, multirun=multirun) for argument in ordered]
 
 
-def _hydra_argument(argument: str, groups: frozenset[str], *, multirun: bool) -> str:
+def _hydra_argument(argument: str, plain: Collection[str], *, multirun: bool) -> str:
     match = _OVERRIDE.fullmatch(argument)
-    if match is None or match["key"] in groups or match["key"].split(".")[0] == "hydra":
+    if match is None or match["key"].split(".")[0] == "hydra":
         return argument
     value = match["value"]
     if match["key"] in PATH_KEYS and value:
         value = _quote_paths(value, multirun=multirun)
-    return f"{match['prefix'] or '++'}{match['key']}={value}"
+    prefix = match["prefix"] or ("" if match["key"] in plain else "++")
+    return f"{prefix}{match['key']}={value}"
 
 
 def _quote_paths(value: str, *, multirun: bool = False) -> str:
@@ -423,7 +438,6 @@ def _run_hydra(
 ) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import CompactHydraException
     from hydra.types import RunMode
 
     door, started = os.getpid(), time.time()
@@ -431,20 +445,70 @@ def _run_hydra(
     # Launchers pickle this function and run it in other processes, which nobody set up.
     def job(config: Any) -> float | None:
         is_child = _set_up(door, started)
+        multirun = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             return main(build(schema, _plain(config), check))
         except Interrupted as stop:
-            if os.getpid() != door and not is_child:
-                raise CompactHydraException(f"dr.{name}: {stop}") from None
-            _leave(name, stop, door, is_child=is_child)
+            if os.getpid() == door or is_child:
+                _leave(name, stop, door, is_child=is_child)
+            _note(stop, door)
         except (ValueError, OSError) as error:
             code = _report(name, error)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise CompactHydraException(f"dr.{name}: {masked(str(error))}") from None
-            sys.exit(code)
+            if not multirun:
+                sys.exit(code)
+            _note(error, door)
+        except Exception as error:
+            if not multirun:
+                raise
+            traceback.print_exception(error)
+            _note(error, door)
+        return None
 
     if any(argument.startswith("hydra/launcher=") for argument in sys.argv):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # joblib would kill jobs that are saving
-    groups = group_names([conf_folder(), *_user_folders(sys.argv)])
-    sys.argv[1:] = hydra_arguments(sys.argv[1:], groups)
+    sys.argv[1:] = _door_arguments(sys.argv[1:], schema)
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()
+
+
+def _door_arguments(arguments: list[str], schema: type) -> list[str]:
+    """The command line as Hydra is given it; raises ConfigError for a sweep that can't be made."""
+    folders = [conf_folder(), *_user_folders(arguments)]
+    groups = group_names(folders)
+    multirun = any(argument in _MULTIRUN for argument in arguments)
+    swept = sweep_parameters(arguments, folders, multirun=multirun)
+    check_parameters(swept, schema, groups)
+    return hydra_arguments(arguments, groups, swept=swept)
+
+
+def _note(error: Exception, door: int) -> None:
+    """Leave word of this job's error for the end of its sweep, which goes on."""
+    from hydra.core.hydra_config import HydraConfig
+
+    config = HydraConfig.get()
+    kind = "" if isinstance(error, ValueError | OSError | Interrupted) else type(error).__name__
+    reason = masked(f"{kind}: {error}" if kind else str(error))
+    failure = Failure(
+        number=int(config.job.num), overrides=tuple(config.overrides.task), reason=reason
+    )
+    note_failure(Path(config.sweep.dir), failure, door=door)
+
+
+def _swept_keys(config: Any) -> set[str]:
+    """The keys, spelled as in the jobs' overrides, of which a sweep's jobs have several values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    given = OverridesParser.create().parse_overrides([*params, *config.hydra.overrides.task])
+    several = {one.get_key_element(): one.is_sweep_override() for one in given}
+    return {key for key, swept in several.items() if swept}
+
+
+class SweepEnd(Callback):
+    """Tells at a sweep's end which jobs failed, if any did, and leaves with exit code 1."""
+
+    def on_multirun_end(self, config: Any, **kwargs: Any) -> None:
+        failures = noted_failures(Path(config.hydra.sweep.dir), door=os.getpid())
+        if failures:
+            text = describe_failures(failures, _swept_keys(config))
+            print(f"{config.hydra.help.app_name}: {text}", file=sys.stderr, flush=True)
+            sys.exit(1)

@@ -3,8 +3,10 @@
 Nothing here imports Hydra, OmegaConf or torch: a notebook builds the same objects by hand.
 """
 
+import types
+import typing
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from dr.urls import masked
@@ -559,6 +561,28 @@ class FindLrConfig(TrainConfig):
 
 
 @dataclass(kw_only=True)
+class SearchConfig(TrainConfig):
+    """`python -m dr.search`: the config of a training, and what is searched beside it.
+
+    `space`: training keys, dotted or nested, each with `{low, high, log, step}` or `{choices}`.
+    `search`: the search's name, null takes one from all that decides it. `metric`: `qwk` or
+    `loss`, whose mean over the folds a trial is judged by. `trials` in all, whoever trains them.
+    `sampler`: `tpe`, `random` or `grid`. `pruner`: `none`, `median`, `percentile` or `hyperband`,
+    asked after each fold; `median` and `percentile` drop nothing before `startup_trials` are
+    trained on all folds, and `percentile` drops what is not among the best `keep_percent`.
+    """
+
+    space: Any = None
+    search: str | None = None
+    metric: str = "qwk"
+    trials: int = 20
+    sampler: str = "tpe"
+    pruner: str = "median"
+    startup_trials: int = 5
+    keep_percent: float = 75.0
+
+
+@dataclass(kw_only=True)
 class PredictConfig:
     """`python -m dr.predict`: photographs in `images`, or a label source in `data`."""
 
@@ -656,3 +680,18 @@ VARIANTS: dict[type, tuple[str, dict[str, type]]] = {
     LoggerConfig: ("name", dict(LOGGERS)),
 }
 """For a group whose choices have keys of their own: the key that tells which, and the classes."""
+
+
+def keys_of(schema: type) -> dict[str, Any]:
+    """The dotted keys that a config of `schema` can have, whatever is chosen, with their types."""
+    keys: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(schema).items():
+        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        groups = [typing.cast(type, option) for option in options if is_dataclass(option)]
+        for group in groups:
+            variants = VARIANTS[group][1].values() if group in VARIANTS else [group]
+            inside = [keys_of(variant) for variant in variants]
+            keys |= {f"{name}.{key}": inner for one in inside for key, inner in one.items()}
+        if not groups:
+            keys[name] = hint
+    return keys

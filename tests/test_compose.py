@@ -54,7 +54,7 @@ def variant(schema: type, values: dict[str, object]) -> type:
 
 def test_every_folder_of_the_configuration_is_a_known_group() -> None:
     folders = {path.name for path in conf_folder().iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "experiment"}
+    assert folders == {*GROUPS, "experiment", "space", "sweep"}
     assert len(CHOICES) > len(GROUPS)
 
 

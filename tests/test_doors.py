@@ -14,7 +14,9 @@ from dr.compose import compose
 from dr.config import CompareConfig, PrepareConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = re.compile(r"\| +(torch|sklearn|timm|albumentations|tfrecord|matplotlib)$", re.MULTILINE)
+HEAVY = re.compile(
+    r"\| +(torch|sklearn|timm|albumentations|tfrecord|matplotlib|optuna)$", re.MULTILINE
+)
 
 
 def door(
@@ -27,7 +29,7 @@ def door(
     )
 
 
-@pytest.mark.parametrize("name", ["train", "prepare", "inspect", "compare", "find_lr"])
+@pytest.mark.parametrize("name", ["train", "prepare", "inspect", "compare", "find_lr", "search"])
 @pytest.mark.parametrize("arguments", [("--cfg", "job"), ("--help",)])
 def test_help_and_config_are_light_and_leave_nothing(
     name: str, arguments: tuple[str, ...], tmp_path: Path

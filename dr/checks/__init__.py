@@ -4,6 +4,14 @@ Every check returns problems instead of raising at the first, so that a user see
 """
 
 from dr.checks.doors import check_inspect, check_predict, check_prepare
+from dr.checks.searching import check_search
 from dr.checks.training import check_find_lr, check_train
 
-__all__ = ["check_find_lr", "check_inspect", "check_predict", "check_prepare", "check_train"]
+__all__ = [
+    "check_find_lr",
+    "check_inspect",
+    "check_predict",
+    "check_prepare",
+    "check_search",
+    "check_train",
+]

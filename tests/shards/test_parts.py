@@ -92,7 +92,8 @@ def test_a_failing_part_fails_the_command_and_spares_the_others(
     process = start([*arguments_for(photographs), "shards=made", *sweep], tmp_path)
     _, err = process.communicate(timeout=240)
     assert process.returncode == 1
-    assert "dr.prepare: part=7: give a number from 0 to 3" in err
+    assert "dr.prepare: 1 job failed, the others went on" in err
+    assert "\n  part=7\n    part=7: give a number from 0 to 3" in err
     assert "Traceback" not in err
     assert content(tmp_path / "made") == content(whole)
 
