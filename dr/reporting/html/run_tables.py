@@ -1,0 +1,118 @@
+"""The tables of a run's page: scores, environment, config."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dr.reporting.html.run_files import RunFiles
+from dr.reporting.html.tables import NOTHING, Cell, Score, Table, number, score, table, text
+from dr.reporting.runs import RunSummary, Scores, flatten
+
+SCORE_NAMES = {
+    "qwk": "QWK",
+    "accuracy": "accuracy",
+    "macro_auc": "macro AUC",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "loss": "loss",
+}
+Intervals = Mapping[str, tuple[float, float]]
+"""Low and high of the pooled out-of-fold scores, by the names in `SCORE_NAMES`."""
+
+
+def pooled_scores(summary: RunSummary, intervals: Intervals) -> dict[str, Score]:
+    """The pooled out-of-fold scores, each with its interval where `intervals` has one."""
+    return {
+        name: Score(value, *intervals.get(name, (None, None)))
+        for name, value in (summary.pooled or {}).items()
+        if name in SCORE_NAMES
+    }
+
+
+def score_table(files: RunFiles, intervals: Intervals) -> Table:
+    """All scores of a run: pooled, mean of folds, every planned fold, sources, the test set."""
+    columns = ["", *SCORE_NAMES.values(), "photographs", "epoch kept", "state"]
+    return table("Scores", columns, _score_rows(files, intervals))
+
+
+def _score_rows(files: RunFiles, intervals: Intervals) -> Iterator[list[Cell]]:
+    run = files.summary
+    mark = "*" if run.optimistic else ""
+    if run.pooled:
+        given = pooled_scores(run, intervals)
+        cells = [score(given.get(name), mark=mark) for name in SCORE_NAMES]
+        yield [text("pooled, out of fold"), *cells, *_counts(run.pooled), text("")]
+    for name, scores in run.sources.items():
+        yield [text(f"source {name}"), *_scores(scores, mark), *_counts(scores), text("")]
+    if run.mean:
+        spread = [_with_sd(run, name, mark) for name in SCORE_NAMES]
+        yield [text("mean of folds"), *spread, number(None), number(None), text("")]
+    for fold in run.planned_folds:
+        scores = run.folds.get(fold, {})
+        row = [*_scores(scores, mark), *_counts(scores), text(fold_state(files, fold))]
+        yield [text(f"fold {fold}"), *row]
+    if run.test:
+        yield [
+            text(f"test set {run.test_name}"),
+            *_scores(run.test, ""),
+            *_counts(run.test),
+            text(""),
+        ]
+
+
+def _scores(scores: Scores, mark: str) -> list[Cell]:
+    return [number(scores.get(name), mark=mark) for name in SCORE_NAMES]
+
+
+def _counts(scores: Scores) -> list[Cell]:
+    return [number(scores.get("records"), ",.0f"), number(scores.get("epoch"), ".0f")]
+
+
+def _with_sd(run: RunSummary, name: str, mark: str) -> Cell:
+    cell = number(run.mean.get(name), mark=mark)
+    sd = run.sd.get(name, math.nan)
+    return cell if math.isnan(sd) else Cell(cell.text, cell.order, f"sd {sd:.4f}")
+
+
+def fold_state(files: RunFiles, fold: int) -> str:
+    """How far a fold has come, in words."""
+    if fold in files.summary.folds:
+        return "finished"
+    history = files.histories.get(fold)
+    if history is None:
+        return "not begun"
+    epochs = files.settings.get("epochs", "?")
+    return f"unfinished: {len(history['epoch'])} of {epochs} epochs"
+
+
+def environment_table(files: RunFiles) -> Table:
+    """What the run was made with; its timings have a chart of their own."""
+    known = {name: value for name, value in files.environment.items() if name != "timings"}
+    return table("What the run was made with", ["what", "value"], _settings(flatten(known)))
+
+
+def config_table(files: RunFiles) -> Table:
+    """Every setting, as `config.yaml` holds it."""
+    return table("Every setting of the run", ["key", "value"], _settings(files.settings))
+
+
+def data_table(files: RunFiles) -> Table:
+    """What the run was trained on."""
+    known = {name: value for name, value in files.data.items() if name != "preparation"}
+    prepared = files.data.get("preparation")
+    extra = {"preparation": prepared} if isinstance(prepared, dict) else {}
+    return table(
+        "What the run was trained on", ["what", "value"], _settings(flatten(known | extra))
+    )
+
+
+def _settings(settings: Mapping[str, Any]) -> list[list[Cell]]:
+    return [[text(key), text(spelled(value))] for key, value in settings.items()]
+
+
+def spelled(value: object) -> str:
+    """A setting as people read it: text bare, all else as JSON."""
+    if value is None:
+        return NOTHING
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
