@@ -215,7 +215,7 @@ def _stages(files: RunFiles) -> Chart | None:
     total = sum(spent.values())
     if total <= 0:
         return None
-    rows = [
+    rows: list[Row] = [
         {"name": _STAGES.get(name, name), "value": taken, "text": _part(taken, total)}
         for name, taken in sorted(spent.items(), key=lambda entry: -entry[1])
     ]
