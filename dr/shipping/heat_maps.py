@@ -1,7 +1,8 @@
-"""Heat maps: which parts of a photograph raise the score that a network gives it.
+"""Heat maps: which parts of a photograph raise and lower the score that a network gives it.
 
-Grad-CAM (Selvaraju et al. 2017, Grad-CAM: visual explanations from deep networks via
-gradient-based localization), as Captum computes it, of the score instead of a class.
+Grad-CAM as Captum computes it, of the score instead of a class, and with both signs: what raises
+the score is Grad-CAM's map, what lowers it the map of its counterfactual (Selvaraju et al. 2017,
+Grad-CAM: visual explanations from deep networks via gradient-based localization).
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,10 @@ from dr.training.keeping import load_kept_model
 
 Pixels = NDArray[np.uint8]
 STRENGTH = 0.7
-"""How far the hottest place of an overlay hides the photograph, from 0 to 1."""
+"""How far an overlay hides the photograph where the map is strongest, from 0 to 1."""
+
+RAISES, LOWERS = (255, 132, 0), (40, 110, 255)
+"""RGB of what raises and what lowers the score."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def _photographs(
 def heat_map(
     model: nn.Module, picture: Pixels, *, objective: Objective, normalisation: Normalisation
 ) -> NDArray[np.float32]:
-    """How much each place of a picture raises the score.
+    """How much each place of a picture raises the score, or lowers it.
 
     Args:
         model: a timm network that ends in maps of features, float32 on the CPU; left in
@@ -92,8 +96,8 @@ def heat_map(
         normalisation: of its inputs.
 
     Returns:
-        float32 `[S, S]` in [0, 1]; the hottest place is 1, and all are 0 where none raises it. It
-        is as coarse as the network's last map of features, enlarged bilinearly.
+        float32 `[S, S]` in [-1, 1], above 0 what raises the score; the strongest place is 1 or
+        -1. It is as coarse as the network's last map of features, enlarged bilinearly.
 
     Raises:
         ValueError: the network has no such map, as transformers of tokens don't.
@@ -103,11 +107,12 @@ def heat_map(
     model.eval()
     camera = LayerGradCam(lambda inputs: objective.explained(model(inputs)), last_features(model))
     inputs = _inputs(picture, normalisation)
-    coarse = camera.attribute(inputs, relu_attributions=True)
+    coarse = camera.attribute(inputs)
     _check_map(coarse, model)
     fine = LayerAttribution.interpolate(coarse, picture.shape[:2], "bilinear")[0, 0]
-    heat: NDArray[np.float32] = fine.detach().clamp(min=0).float().numpy()
-    return heat / heat.max() if heat.max() > 0 else heat
+    heat: NDArray[np.float32] = fine.detach().float().numpy()
+    strongest = np.abs(heat).max()
+    return heat / strongest if strongest > 0 else heat
 
 
 def last_features(model: nn.Module) -> nn.Module:
@@ -134,11 +139,9 @@ def _inputs(picture: Pixels, scaling: Normalisation) -> Tensor:
 
 
 def overlay(picture: Pixels, heat: NDArray[np.float32]) -> Pixels:
-    """A heat map over the gray picture: uint8 `[S, S, 3]`; where it is cold the picture stays."""
-    from matplotlib import colormaps
-
-    gray = picture.astype(np.float32).mean(axis=2, keepdims=True).repeat(3, axis=2)
-    paint = colormaps["inferno"](0.3 + 0.7 * heat)[..., :3] * 255
-    part = STRENGTH * np.sqrt(heat)[..., None]
+    """A heat map `[S, S]` in [-1, 1] over the gray picture, uint8 `[S, S, 3]`."""
+    gray = picture.astype(np.float32).mean(axis=2, keepdims=True)
+    paint = np.where(heat[..., None] > 0, np.array(RAISES), np.array(LOWERS))
+    part = STRENGTH * np.abs(heat)[..., None]
     mixed: Pixels = (gray * (1 - part) + paint * part).round().clip(0, 255).astype(np.uint8)
     return mixed

@@ -17,6 +17,9 @@ COLOURS = 10
 """How many series have a colour of their own."""
 MEAN = "mean"
 HEIGHT = 240
+_SHORT = {"labelExpr": "split(datum.label, ' ')[0]"}
+"""Of a grade's name the number, where names side by side need more room than there is."""
+_TOP = {"orient": "top"}
 _INK, _MUTED, _ACCENT = "var(--ink)", "var(--muted)", "var(--accent)"
 
 
@@ -24,7 +27,7 @@ _INK, _MUTED, _ACCENT = "var(--ink)", "var(--muted)", "var(--accent)"
 class Chart:
     """A specification with its title, what it shows in a sentence, and its numbers as a table.
 
-    `series` tells that the page's legend shows and hides its lines.
+    `series` tells that the page's legend shows and hides its lines, `wide` that it takes a row.
     """
 
     title: str
@@ -32,6 +35,7 @@ class Chart:
     spec: Spec
     table: Table | None = None
     series: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def config() -> Spec:
         "font": "system-ui, sans-serif",
         "view": {"stroke": None},
         "axis": {**text, **lines, "titleFontWeight": "normal", "titlePadding": 8},
+        "axisX": {"labelFlush": False},
         "legend": {**text, "titleFontWeight": "normal"},
         "text": {"fontSize": 12},
         "aria": True,
@@ -72,25 +77,26 @@ def lines_by_epoch(
     form: str,
     kept: Sequence[Row] = (),
     axis_form: str | None = None,
+    zero: bool = False,
 ) -> Spec:
     """A line a series over epochs.
 
     `rows` have `epoch`, `series` (a key), `value`, and `part`: a training's is dashed. `kept`
-    rows get a ring. Hovering shows what all series have at an epoch.
+    rows get a ring; `zero` has the axis begin there. Hovering shows all series at an epoch.
     """
-    last = max((row["epoch"] for row in rows), default=1)
+    first, last = (limit(row["epoch"] for row in rows) for limit in (min, max))
     x = {
         "field": "epoch",
         "type": "quantitative",
         "title": "epoch",
-        "scale": {"domain": [min(1, last - 1) if last == 1 else 1, last], "nice": False},
+        "scale": {"domain": _domain(first, last), "nice": False},
         "axis": {"format": "d", "tickMinStep": 1, "grid": False},
     }
     vertical = {
         "field": "value",
         "type": "quantitative",
         "title": y,
-        "scale": {"zero": False},
+        "scale": {"zero": zero},
         "axis": {"format": axis_form or form, "tickCount": 5},
     }
     shown = {"filter": "indexof(hidden, datum.series) < 0"}
@@ -103,8 +109,8 @@ def lines_by_epoch(
         "encoding": {"x": x, "y": vertical},
         "layer": [
             {"transform": [shown], **_lines(series, rows)},
-            {"data": {"values": list(kept)}, "transform": [shown], **_rings(series)},
-            _hover(rows, series, x, form),
+            *([{"data": {"values": kept}, "transform": [shown], **_rings(series)}] if kept else []),
+            _hover(rows, series, form),
         ],
     }
 
@@ -143,27 +149,30 @@ def _rings(series: Sequence[Series]) -> Spec:
     }
 
 
-def _hover(rows: Sequence[Row], series: Sequence[Series], x: Spec, form: str) -> Spec:
-    """A vertical line at the epoch next to the pointer, and a tooltip of all values there."""
+def _domain(first: int, last: int) -> list[float]:
+    return [first, last] if first < last else [first - 0.5, first + 0.5]
+
+
+def _hover(rows: Sequence[Row], series: Sequence[Series], form: str) -> Spec:
+    """A band an epoch that shows under the pointer, with a tooltip of all values there."""
     keys, epochs = _columns(rows, series), sorted({row["epoch"] for row in rows})
+    low, high = _domain(epochs[0], epochs[-1])
     found = {(row["epoch"], row["series"], row.get("part")): row["value"] for row in rows}
     values = [
-        {"epoch": epoch}
+        {"epoch": epoch, "from": max(low, epoch - 0.5), "to": min(high, epoch + 0.5)}
         | {field: _spelled(found.get((epoch, *key)), form) for field, (key, _) in keys.items()}
         for epoch in epochs
     ]
-    tooltip: list[Row] = [{"field": "epoch", "type": "quantitative", "format": "d"}]
-    tooltip += [
-        {"field": field, "type": "nominal", "title": title} for field, (_, title) in keys.items()
-    ]
-    select = {"type": "point", "nearest": True, "on": "pointermove", "clear": "pointerout"}
-    visible = {"param": "at", "empty": False, "value": 0.6}
+    tooltip = [_nominal("epoch"), *(_nominal(field, title) for field, (_, title) in keys.items())]
+    visible = {"param": "at", "empty": False, "value": 0.15}
+    select = {"type": "point", "on": "pointerover", "clear": "pointerout"}
     return {
         "data": {"values": values},
-        "params": [{"name": "at", "select": {**select, "fields": ["epoch"]}}],
-        "mark": {"type": "rule", "aria": False, "color": _MUTED},
+        "params": [{"name": "at", "select": select}],
+        "mark": {"type": "rect", "aria": False, "color": _MUTED},
         "encoding": {
-            "x": x,
+            "x": {"field": "from", "type": "quantitative"},
+            "x2": {"field": "to"},
             "y": {"value": 0},
             "y2": {"value": HEIGHT},
             "opacity": {"condition": visible, "value": 0},
@@ -195,14 +204,15 @@ def confusion(rows: Sequence[Row], *, description: str, grades: Sequence[str]) -
     the share as text.
     """
     axis: Spec = {"labelAngle": 0, "ticks": False, "domain": False, "labelLimit": 110}
-    dark = {"test": "datum.share > 0.55", "value": "var(--on-accent)"}
     return {
         "description": description,
         "width": "container",
         "height": 360,
         "data": {"values": list(rows)},
         "encoding": {
-            "x": _grade_axis("grade", "predicted grade", grades, {**axis, "orient": "top"}),
+            "x": _grade_axis(
+                "grade", "predicted grade", grades, {**axis, **_SHORT, "orient": "top"}
+            ),
             "y": _grade_axis("label", "label", grades, axis),
             "tooltip": [
                 _nominal("label"),
@@ -213,11 +223,11 @@ def confusion(rows: Sequence[Row], *, description: str, grades: Sequence[str]) -
         },
         "layer": [
             {
-                "mark": {"type": "rect", "color": _ACCENT, "stroke": "var(--paper)"},
+                "mark": {"type": "rect", "color": "var(--heat)", "stroke": "var(--paper)"},
                 "encoding": {"fillOpacity": _share_opacity()},
             },
-            _text("count", -8, 15, dark),
-            _text("percent", 10, 12, dark),
+            _text("count", -8, 15),
+            _text("percent", 10, 12),
         ],
     }
 
@@ -235,10 +245,10 @@ def _share_opacity() -> Spec:
     }
 
 
-def _text(field: str, shift: int, size: int, condition: Spec) -> Spec:
+def _text(field: str, shift: int, size: int) -> Spec:
     return {
-        "mark": {"type": "text", "aria": False, "dy": shift, "fontSize": size},
-        "encoding": {"text": _nominal(field), "color": {"condition": condition, "value": _INK}},
+        "mark": {"type": "text", "aria": False, "dy": shift, "fontSize": size, "color": _INK},
+        "encoding": {"text": _nominal(field)},
     }
 
 
@@ -263,9 +273,9 @@ def bars_by_grade(rows: Sequence[Row], *, description: str, measures: Mapping[st
         "data": {"values": list(rows)},
         "mark": {"type": "bar", "cornerRadiusEnd": 2},
         "encoding": {
-            "x": {**_nominal("grade"), "axis": {"labelAngle": 0, "labelLimit": 90}},
+            "x": {**_nominal("grade"), "axis": {"labelAngle": 0, **_SHORT}},
             "xOffset": {"field": "measure", "type": "nominal", "sort": list(measures)},
-            "y": _unit("value", "share", None),
+            "y": _unit("value", "share"),
             "color": {
                 **_nominal("measure"),
                 "title": None,
@@ -277,14 +287,13 @@ def bars_by_grade(rows: Sequence[Row], *, description: str, measures: Mapping[st
     }
 
 
-def _unit(field: str, title: str, grid: bool | None = None) -> Spec:
-    axis: Spec = {"format": ".1f", "tickCount": 5}
+def _unit(field: str, title: str) -> Spec:
     return {
         "field": field,
         "type": "quantitative",
         "title": title,
         "scale": {"domain": [0, 1]},
-        "axis": axis if grid is None else {**axis, "grid": grid},
+        "axis": {"format": ".1f", "tickCount": 5},
     }
 
 
@@ -298,8 +307,8 @@ def reliability_diagram(rows: Sequence[Row], *, description: str) -> Spec:
         "field": "count",
         "type": "quantitative",
         "title": "photographs",
-        "scale": {"range": [30, 500]},
-        "legend": {"orient": "top", "symbolFillColor": _ACCENT, "symbolStrokeColor": _ACCENT},
+        "scale": {"range": [30, 500], "domain": [1, max(row["count"] for row in rows)]},
+        "legend": {"orient": "top", "tickCount": 3, "symbolFillColor": _ACCENT},
     }
     tooltip = [
         _nominal("bin", "probability"),
@@ -335,14 +344,14 @@ def _diagonal(x: str, y: str) -> Spec:
 
 
 def roc_curve(rows: Sequence[Row], operating: Row | None, *, description: str) -> Spec:
-    """Sensitivity over false alarms; rows have `false`, `sensitivity` and `threshold` (text).
+    """Sensitivity over false alarms; rows have `false`, `sensitivity`, `threshold` and `place`.
 
     `operating` (of the same form) is ringed: where the predicted grades stand.
     """
     tooltip = [
         _number("sensitivity", "sensitivity", ".3f"),
         _number("false", "1 - specificity", ".3f"),
-        _nominal("threshold"),
+        _number("threshold", "at this and above", ".3f"),
     ]
     return {
         "description": description,
@@ -363,7 +372,7 @@ def roc_curve(rows: Sequence[Row], operating: Row | None, *, description: str) -
             {
                 "data": {"values": [] if operating is None else [operating]},
                 "mark": {"type": "point", "size": 110, "strokeWidth": 2.5, "color": _INK},
-                "encoding": {"tooltip": tooltip},
+                "encoding": {"tooltip": tooltip[:-1]},
             },
         ],
     }
@@ -385,13 +394,14 @@ def bars(rows: Sequence[Row], *, description: str, title: str) -> Spec:
     return {
         "description": description,
         "width": "container",
-        "height": {"step": 28},
+        "height": 28 * len(rows),
         "data": {"values": list(rows)},
         "encoding": {
             "y": {**_nominal("name"), "title": None, "sort": None, "axis": _names()},
             "x": {
-                **_number("value", title, ".3~s"),
-                "scale": {"nice": False, "padding": 60},
+                "field": "value",
+                "type": "quantitative",
+                "scale": {"domain": [0, 1.4 * max(row["value"] for row in rows)], "nice": False},
                 "axis": None,
             },
             "tooltip": [_nominal("name"), _nominal("text", title)],
@@ -429,7 +439,7 @@ def forest(rows: Sequence[Row], *, description: str, title: str) -> Spec:
     return {
         "description": description,
         "width": "container",
-        "height": {"step": 30},
+        "height": 30 * len(rows),
         "data": {"values": list(rows)},
         "encoding": {
             "y": {
@@ -453,7 +463,12 @@ def forest(rows: Sequence[Row], *, description: str, title: str) -> Spec:
             {
                 "mark": {"type": "rule", "strokeWidth": 2.5, "aria": False},
                 "encoding": {
-                    "x": {**_number("low", title, "+.2f"), "axis": {"format": "+.2f"}},
+                    "x": {
+                        "field": "low",
+                        "type": "quantitative",
+                        "title": title,
+                        "axis": {"format": "+.2f"},
+                    },
                     "x2": {"field": "high"},
                     "color": paint,
                 },

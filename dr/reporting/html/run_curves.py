@@ -60,12 +60,12 @@ def _loss(files: RunFiles) -> Chart | None:
     rows = _rows(files, "train_loss", part="training") + _rows(files, "loss", part="held out")
     rings = ", a ring marks the epoch that was kept" if _kept(files, "loss") else ""
     caption = f"Held out: full lines; training: dashed{rings}."
-    return _chart(files, rows, "loss", title="Loss", caption=caption, form=".4f", axis=".2f")
+    return _chart(files, rows, "Loss", caption, form=".4f", axis=".2f", kept=_kept(files, "loss"))
 
 
 def _score(files: RunFiles, column: str, title: str, caption: str) -> Chart | None:
     rows = _rows(files, column)
-    return _chart(files, rows, column, title=title, caption=caption, form=".4f", axis=".2f")
+    return _chart(files, rows, title, caption, form=".4f", axis=".2f", kept=_kept(files, column))
 
 
 def _learning_rate(files: RunFiles) -> Chart | None:
@@ -73,7 +73,7 @@ def _learning_rate(files: RunFiles) -> Chart | None:
     if not shared:
         rows = _rows(files, "learning_rate", averaged=False)
         caption = "At the end of each epoch."
-        return _chart(files, rows, "learning_rate", "Learning rate", caption, ".3g", ".1e")
+        return _chart(files, rows, "Learning rate", caption, form=".3g", axis=".1e")
     longest = max(files.histories.values(), key=lambda history: len(history["epoch"]))
     rows = _points(longest, "learning_rate", "rate")
     spec = lines_by_epoch(
@@ -97,11 +97,13 @@ def _share_rates(histories: Sequence[History]) -> bool:
 def _chart(
     files: RunFiles,
     rows: list[Row],
-    column: str,
     title: str,
     caption: str,
+    *,
     form: str,
     axis: str,
+    kept: Sequence[Row] = (),
+    zero: bool = False,
 ) -> Chart | None:
     """A chart of lines that the legend shows and hides; None where there is no value."""
     if not rows:
@@ -109,11 +111,12 @@ def _chart(
     spec = lines_by_epoch(
         rows,
         fold_series(files),
-        description=f"{title} by epoch: a line a fold. The table below the charts has the numbers.",
-        y=title.lower() if title != "QWK" else title,
+        description=f"{title} by epoch, a line a fold. A table holds the numbers of all epochs.",
+        y=title if title.isupper() else title.lower(),
         form=form,
         axis_form=axis,
-        kept=_kept(files, column),
+        kept=kept,
+        zero=zero,
     )
     return Chart(title=title, caption=caption, spec=spec, series=True)
 
@@ -184,28 +187,14 @@ def _at(history: History, name: str, row: int) -> float | None:
 
 
 def time_charts(files: RunFiles) -> list[Chart]:
-    """Time waiting for data, speed, and the stages of the run, as far as they were recorded."""
+    """The stages of the run, time waiting for data, and speed, as far as they were recorded."""
     waiting = "Share of an epoch's training time in which the device waited for pictures."
+    speed = "Training pictures a second, waiting included."
+    waits, speeds = _rows(files, "data_wait"), _rows(files, "images_per_second")
     found = [
-        _chart(
-            files,
-            _rows(files, "data_wait"),
-            "data_wait",
-            "Waiting for data",
-            waiting,
-            ".1%",
-            ".1%",
-        ),
-        _chart(
-            files,
-            _rows(files, "images_per_second"),
-            "images_per_second",
-            "Images a second",
-            "Training pictures a second, waiting included.",
-            ".1f",
-            "~s",
-        ),
         _stages(files),
+        _chart(files, waits, "Waiting for data", waiting, form=".1%", axis="~%", zero=True),
+        _chart(files, speeds, "Images a second", speed, form=".1f", axis="~s", zero=True),
     ]
     return [chart for chart in found if chart is not None]
 
@@ -225,6 +214,7 @@ def _stages(files: RunFiles) -> Chart | None:
         caption=f"{seconds(total)} in all, {_processes(files)}.",
         spec=_stage_bars(rows),
         table=table("Time by stage", ["stage", "seconds"], shown),
+        wide=True,
     )
 
 
@@ -235,7 +225,8 @@ def _stage_bars(rows: list[Row]) -> Spec:
 
 
 def _part(taken: float, total: float) -> str:
-    return f"{seconds(taken)} · {taken / total:.0%}"
+    share = taken / total
+    return f"{seconds(taken)} · {'<1%' if share < 0.01 else f'{share:.0%}'}"
 
 
 def stage_seconds(files: RunFiles) -> dict[str, float]:

@@ -176,7 +176,7 @@ def _referable(files: RunFiles, predictions: Predictions) -> Chart | None:
         return None
     point = _operating_point(predictions)
     by = "the score" if ranks_by_score(files) else "the probability of grade 2 or above"
-    rows = _roc_rows(curve)
+    rows = _roc_rows(curve, ceiling=GRADES - 1 if ranks_by_score(files) else 1)
     return Chart(
         title="Referable retinopathy (grade 2 and above)",
         caption=f"Area under the ROC curve {curve.area:.3f}, ranked by {by}. The ring: where the "
@@ -187,21 +187,17 @@ def _referable(files: RunFiles, predictions: Predictions) -> Chart | None:
     )
 
 
-def _roc_rows(curve: Roc) -> list[Row]:
+def _roc_rows(curve: Roc, *, ceiling: float) -> list[Row]:
     places = np.linspace(0, len(curve.thresholds) - 1, min(_ROC_POINTS, len(curve.thresholds)))
     return [
         {
             "place": order,
             "false": round(float(curve.false_positive_rate[place]), 4),
             "sensitivity": round(float(curve.true_positive_rate[place]), 4),
-            "threshold": _threshold(float(curve.thresholds[place])),
+            "threshold": round(min(float(curve.thresholds[place]), ceiling), 4),
         }
         for order, place in enumerate(np.unique(places.round().astype(int)))
     ]
-
-
-def _threshold(value: float) -> str:
-    return f"{value:.3f} and above" if np.isfinite(value) else "above all"
 
 
 def _operating_point(predictions: Predictions) -> dict[str, Any]:
@@ -211,7 +207,6 @@ def _operating_point(predictions: Predictions) -> dict[str, Any]:
         "place": 0,
         "false": round(float(graded[~truth].mean()), 4),
         "sensitivity": round(float(graded[truth].mean()), 4),
-        "threshold": "the predicted grade",
     }
 
 
@@ -225,7 +220,7 @@ def _roc_table(rows: Sequence[Row]) -> Table:
                 text(f"{sensitivity:.0%} at least"),
                 number(row["sensitivity"]),
                 number(1 - row["false"]),
-                text(row["threshold"]),
+                number(row["threshold"], ".3f"),
             ]
         )
     columns = ["wanted sensitivity", "sensitivity", "specificity", "threshold"]

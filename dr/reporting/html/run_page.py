@@ -26,6 +26,7 @@ from dr.reporting.html.run_grades import (
     referable_roc,
 )
 from dr.reporting.html.run_tables import (
+    FINISHED,
     SCORE_NAMES,
     Intervals,
     config_table,
@@ -38,9 +39,9 @@ from dr.reporting.html.run_tables import (
 from dr.reporting.html.tables import Score, Table, interval, number, table, text
 
 _HEAT_MAPS = (
-    " The right picture shows where the score comes from (Grad-CAM: what raises it is warm), by "
-    "the fold's own model, which never trained on the photograph. It is as coarse as the network's "
-    "last feature map, and explains the score, not the disease."
+    " The right picture shows what raises the score (orange) and what lowers it (blue), by "
+    "Grad-CAM of the fold's own model, which never trained on the photograph. It is as coarse as "
+    "the network's last feature map, and explains the score, not the disease."
 )
 
 
@@ -106,8 +107,7 @@ class RunPage:
             "probabilities": ("Probabilities", self.probabilities),
             "mistakes": ("Mistakes", self.mistakes),
             "time": ("Time", self.times),
-            "data": ("Data", self.data.rows),
-            "environment": ("Environment", True),
+            "origin": ("Origin", True),
             "config": ("Config", True),
         }
         return [(key, title) for key, (title, there) in known.items() if there]
@@ -204,11 +204,14 @@ def _unfinished(files: RunFiles) -> Notice | None:
     run = files.summary
     if run.state == "complete":
         return None
-    missing = [fold for fold in run.planned_folds if fold not in run.folds]
-    states = "; ".join(f"fold {fold} {fold_state(files, fold)}" for fold in missing)
+    folds_in: dict[str, list[str]] = {}
+    for fold in run.planned_folds:
+        folds_in.setdefault(fold_state(files, fold), []).append(str(fold))
+    folds_in.pop(FINISHED, None)
+    states = "; ".join(f"fold {', '.join(folds)} {state}" for state, folds in folds_in.items())
     done = f"{len(run.folds)} of {len(run.planned_folds)} folds are scored"
-    alone = ", and all scores are of these alone" if run.folds else ""
-    return Notice("warn", "This run is unfinished.", f"{done}{alone}. {states}.")
+    alone = ", and all scores below are of these alone" if run.folds else ""
+    return Notice("warn", "This run is unfinished.", f"{done}{alone}. Missing: {states}.")
 
 
 def _optimistic(files: RunFiles) -> Notice | None:
@@ -265,9 +268,9 @@ def _probability_notices(files: RunFiles) -> list[Notice]:
     if not ranks_by_score(files):
         return []
     what = (
-        f"{files.settings.get('objective.name')} predicts a score; its probabilities spread that "
-        "score over the two grades beside it. They say where the score lies, not how sure the "
-        "model is, so the calibration below means little."
+        f"The objective {files.settings.get('objective.name')} predicts a score; its "
+        "probabilities spread that score over the two grades beside it. They say where the score "
+        "lies, not how sure the model is, so the calibration below means little."
     )
     return [Notice("info", "No real probabilities.", what)]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dr.reporting.html.run_files import RunFiles
-from dr.reporting.html.tables import NOTHING, Cell, Score, Table, number, score, table, text
+from dr.reporting.html.tables import Cell, Score, Table, number, score, table, text
 from dr.reporting.runs import RunSummary, Scores, flatten
 
 SCORE_NAMES = {
@@ -17,6 +17,7 @@ SCORE_NAMES = {
     "specificity": "specificity",
     "loss": "loss",
 }
+FINISHED = "finished"
 Intervals = Mapping[str, tuple[float, float]]
 """Low and high of the pooled out-of-fold scores, by the names in `SCORE_NAMES`."""
 
@@ -31,8 +32,8 @@ def pooled_scores(summary: RunSummary, intervals: Intervals) -> dict[str, Score]
 
 
 def score_table(files: RunFiles, intervals: Intervals) -> Table:
-    """All scores of a run: pooled, mean of folds, every planned fold, sources, the test set."""
-    columns = ["", *SCORE_NAMES.values(), "photographs", "epoch kept", "state"]
+    """All scores of a run: pooled, sources, mean of folds, every planned fold, the test set."""
+    columns = ["scores of", *SCORE_NAMES.values(), "photographs", "epoch kept"]
     return table("Scores", columns, _score_rows(files, intervals))
 
 
@@ -42,23 +43,22 @@ def _score_rows(files: RunFiles, intervals: Intervals) -> Iterator[list[Cell]]:
     if run.pooled:
         given = pooled_scores(run, intervals)
         cells = [score(given.get(name), mark=mark) for name in SCORE_NAMES]
-        yield [text("pooled, out of fold"), *cells, *_counts(run.pooled), text("")]
+        yield [text("pooled, out of fold"), *cells, *_counts(run.pooled)]
     for name, scores in run.sources.items():
-        yield [text(f"source {name}"), *_scores(scores, mark), *_counts(scores), text("")]
+        yield [text(f"source {name}"), *_scores(scores, mark), *_counts(scores)]
     if run.mean:
         spread = [_with_sd(run, name, mark) for name in SCORE_NAMES]
-        yield [text("mean of folds"), *spread, number(None), number(None), text("")]
+        yield [text("mean of folds"), *spread, number(None), number(None)]
     for fold in run.planned_folds:
         scores = run.folds.get(fold, {})
-        row = [*_scores(scores, mark), *_counts(scores), text(fold_state(files, fold))]
-        yield [text(f"fold {fold}"), *row]
+        yield [_fold(files, fold), *_scores(scores, mark), *_counts(scores)]
     if run.test:
-        yield [
-            text(f"test set {run.test_name}"),
-            *_scores(run.test, ""),
-            *_counts(run.test),
-            text(""),
-        ]
+        yield [text(f"test set {run.test_name}"), *_scores(run.test, ""), *_counts(run.test)]
+
+
+def _fold(files: RunFiles, fold: int) -> Cell:
+    cell, state = text(f"fold {fold}"), fold_state(files, fold)
+    return cell if state == FINISHED else Cell(cell.text, cell.order, state)
 
 
 def _scores(scores: Scores, mark: str) -> list[Cell]:
@@ -78,7 +78,7 @@ def _with_sd(run: RunSummary, name: str, mark: str) -> Cell:
 def fold_state(files: RunFiles, fold: int) -> str:
     """How far a fold has come, in words."""
     if fold in files.summary.folds:
-        return "finished"
+        return FINISHED
     history = files.histories.get(fold)
     if history is None:
         return "not begun"
@@ -112,7 +112,5 @@ def _settings(settings: Mapping[str, Any]) -> list[list[Cell]]:
 
 
 def spelled(value: object) -> str:
-    """A setting as people read it: text bare, all else as JSON."""
-    if value is None:
-        return NOTHING
+    """A setting as it is given on a command line: text bare, all else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
