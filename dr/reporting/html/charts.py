@@ -47,6 +47,11 @@ class Series:
     colour: int | None
 
     @property
+    def dashed(self) -> bool:
+        """Whether its colour is used a second time."""
+        return self.colour is not None and self.colour >= COLOURS
+
+    @property
     def paint(self) -> str:
         """Its colour as CSS; the mean has that of the text."""
         return _INK if self.colour is None else f"var(--s{self.colour % COLOURS})"
@@ -129,7 +134,11 @@ def _colour(series: Sequence[Series]) -> Spec:
 
 def _lines(series: Sequence[Series], rows: Sequence[Row]) -> Spec:
     wide = {"test": f"datum.series === '{MEAN}'", "value": 3}
-    dashed = {"test": "datum.part === 'training'", "value": [5, 4]}
+    dashes = [one.key for one in series if one.dashed]
+    dashed = {
+        "test": f"datum.part === 'training' || indexof({dashes}, datum.series) >= 0",
+        "value": [5, 4],
+    }
     few = len({row["epoch"] for row in rows}) <= 1
     return {
         "mark": {"type": "line", "aria": False, "point": few, "strokeCap": "round"},
@@ -423,11 +432,11 @@ def _names(limit: int = 280) -> Spec:
 def forest(rows: Sequence[Row], *, description: str, title: str) -> Spec:
     """A point and its interval a row, around a line at 0.
 
-    `rows` have `place` (their order from the top), `name`, `difference`, `low`, `high`, `p` (text)
-    and `verdict`; `clear` (bool) tells which are drawn in the accent.
+    `rows` have `name`, one of each, `difference`, `low`, `high`, `p` (text) and `verdict`;
+    `clear` (bool) tells which are drawn in the accent.
     """
     paint = {"condition": {"test": "datum.clear", "value": _ACCENT}, "value": _MUTED}
-    names = {row["place"]: row["name"] for row in rows}
+    names = [row["name"] for row in rows]
     tooltip = [
         _nominal("name"),
         _number("difference", "difference", "+.4f"),
@@ -445,7 +454,7 @@ def forest(rows: Sequence[Row], *, description: str, title: str) -> Spec:
             "y": {
                 **_nominal("name"),
                 "title": None,
-                "sort": list(names.values()),
+                "sort": names,
                 "axis": _names(),
             },
             "tooltip": tooltip,
@@ -467,7 +476,7 @@ def forest(rows: Sequence[Row], *, description: str, title: str) -> Spec:
                         "field": "low",
                         "type": "quantitative",
                         "title": title,
-                        "axis": {"format": "+.2f"},
+                        "axis": {"format": "+.2f", "tickCount": 7},
                     },
                     "x2": {"field": "high"},
                     "color": paint,

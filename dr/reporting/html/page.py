@@ -3,6 +3,7 @@
 import base64
 import hashlib
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,14 @@ def render(template: str, **values: Any) -> str:
     return page.render(
         policy=policy, **{name: _plain(part) for name, part in parts.items()}, **values
     )
+
+
+def own_version() -> str:
+    """The version of dr that writes a page."""
+    try:
+        return version("dr")
+    except PackageNotFoundError:
+        return "(not installed)"
 
 
 @cache

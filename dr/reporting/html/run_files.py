@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CHANCES = ["p0", "p1", "p2", "p3", "p4"]
-REPORT = "report.html"
 History = dict[str, NDArray[np.float64]]
 
 
@@ -64,7 +63,7 @@ def read_run_files(folder: Path) -> RunFiles:
         settings=flatten(read_config(folder / "config.yaml")),
         environment=_document(folder / "environment.json"),
         data=_document(folder / "result.json").get("data", {}),
-        histories=_histories(folder),
+        histories=read_histories(folder),
         predictions=_predictions(folder, summary),
     )
 
@@ -81,7 +80,8 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _histories(folder: Path) -> dict[int, History]:
+def read_histories(folder: Path) -> dict[int, History]:
+    """The columns of each fold's `history.csv` that holds an epoch, by fold."""
     paths = {
         int(path.parent.name.removeprefix("fold-")): path
         for path in folder.glob("fold-*/history.csv")

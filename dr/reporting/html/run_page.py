@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from dr.reporting.html.charts import Chart, Series, config
 from dr.reporting.html.gallery import Mistake, Pictures, Shown, shown
-from dr.reporting.html.page import render
+from dr.reporting.html.page import own_version, render
 from dr.reporting.html.run_curves import (
     epoch_table,
     fold_series,
@@ -306,11 +305,4 @@ def _time_note(files: RunFiles) -> str:
 def _footer(files: RunFiles) -> str:
     made: Any = files.environment.get("code")
     by = f"The run was made by dr {made}. " if made else ""
-    return f"{by}This page was written by dr {_own_version()} and holds all it shows."
-
-
-def _own_version() -> str:
-    try:
-        return version("dr")
-    except PackageNotFoundError:
-        return "(not installed)"
+    return f"{by}This page was written by dr {own_version()} and holds all it shows."
