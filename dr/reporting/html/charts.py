@@ -436,7 +436,6 @@ def forest(rows: Sequence[Row], *, description: str, title: str) -> Spec:
     `clear` (bool) tells which are drawn in the accent.
     """
     paint = {"condition": {"test": "datum.clear", "value": _ACCENT}, "value": _MUTED}
-    names = [row["name"] for row in rows]
     tooltip = [
         _nominal("name"),
         _number("difference", "difference", "+.4f"),
@@ -454,7 +453,7 @@ def forest(rows: Sequence[Row], *, description: str, title: str) -> Spec:
             "y": {
                 **_nominal("name"),
                 "title": None,
-                "sort": names,
+                "sort": None,
                 "axis": _names(),
             },
             "tooltip": tooltip,

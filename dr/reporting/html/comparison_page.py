@@ -102,9 +102,7 @@ def comparison_page(data: ComparisonData) -> str:
     page = ComparisonPage(
         title=data.title,
         lead=data.lead,
-        table=table(
-            data.title, data.columns, [[_cell(value) for value in row] for row in data.rows]
-        ),
+        table=table(data.title, data.columns, rows),
         notes=list(data.notes),
         differences=_differences(data) if data.differences else None,
         series=series,

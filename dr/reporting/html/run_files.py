@@ -106,20 +106,31 @@ def _predictions(folder: Path, summary: RunSummary) -> Predictions | None:
     import pandas as pd
 
     paths = [folder / f"fold-{fold}" / "predictions.csv" for fold in sorted(summary.folds)]
-    parts = [_csv(path) for path in paths if path.is_file()]
+    parts = [_whole(path) for path in paths if path.is_file()]
     table = pd.concat(parts) if parts else pd.DataFrame()
     if not len(table):
         return None
-    try:
-        return Predictions(
-            names=[str(name) for name in table["name"]],
-            folds=table["fold"].to_numpy(dtype=np.int64),
-            labels=table["label"].to_numpy(dtype=np.int64),
-            scores=table["score"].to_numpy(dtype=np.float64),
-            probabilities=table[CHANCES].to_numpy(dtype=np.float64),
-        )
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{folder}: a predictions.csv lacks something: {error}") from error
+    return Predictions(
+        names=[str(name) for name in table["name"]],
+        folds=table["fold"].to_numpy(dtype=np.int64),
+        labels=table["label"].to_numpy(dtype=np.int64),
+        scores=table["score"].to_numpy(dtype=np.float64),
+        probabilities=table[CHANCES].to_numpy(dtype=np.float64),
+    )
+
+
+def _whole(path: Path) -> "pd.DataFrame":
+    """A `predictions.csv` whose cells are all there and numbers where they must be."""
+    import pandas as pd
+
+    table, numbers = _csv(path), ["fold", "label", "score", *CHANCES]
+    lacking = [name for name in ("name", *numbers) if name not in table]
+    if lacking:
+        raise ValueError(f"{path}: lacks the columns {', '.join(lacking)}; train this fold again")
+    table[numbers] = table[numbers].apply(pd.to_numeric, errors="coerce")
+    if table[numbers].isna().to_numpy().any():
+        raise ValueError(f"{path}: holds a cell that is no number; train this fold again")
+    return table
 
 
 def _csv(path: Path) -> "pd.DataFrame":
