@@ -27,7 +27,7 @@ def door(
     )
 
 
-@pytest.mark.parametrize("name", ["train", "prepare", "inspect", "compare", "find_lr"])
+@pytest.mark.parametrize("name", ["train", "prepare", "inspect", "compare", "find_lr", "report"])
 @pytest.mark.parametrize("arguments", [("--cfg", "job"), ("--help",)])
 def test_help_and_config_are_light_and_leave_nothing(
     name: str, arguments: tuple[str, ...], tmp_path: Path

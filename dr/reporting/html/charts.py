@@ -1,7 +1,8 @@
 """Charts as Vega-Lite specifications.
 
 Colours are CSS variables of the page, so that a chart follows its theme and prints light. Names
-from data appear as values only, never as names of fields or in expressions.
+from data appear as values only, never as names of fields or in expressions; where a tooltip needs
+one beside a value, `usermeta.labels` has it by the field's name, and the page puts it in.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from dr.reporting.html.tables import Table
 
 Spec = dict[str, Any]
 Row = dict[str, Any]
+Columns = dict[str, tuple[tuple[str, str | None], str]]
+"""Fields of a tooltip -> key and part of a line, and its label."""
 
 COLOURS = 10
 """How many series have a colour of their own."""
@@ -89,6 +92,7 @@ def lines_by_epoch(
     `rows` have `epoch`, `series` (a key), `value`, and `part`: a training's is dashed. `kept`
     rows get a ring; `zero` has the axis begin there. Hovering shows all series at an epoch.
     """
+    columns = _columns(rows, series)
     first, last = (limit(row["epoch"] for row in rows) for limit in (min, max))
     x = {
         "field": "epoch",
@@ -110,12 +114,13 @@ def lines_by_epoch(
         "width": "container",
         "height": HEIGHT,
         "params": [{"name": "hidden", "value": []}],
+        "usermeta": {"labels": {field: label for field, (_, label) in columns.items()}},
         "data": {"values": list(rows)},
         "encoding": {"x": x, "y": vertical},
         "layer": [
             {"transform": [shown], **_lines(series, rows)},
             *([{"data": {"values": kept}, "transform": [shown], **_rings(series)}] if kept else []),
-            _hover(rows, series, form),
+            _hover(rows, columns, form),
         ],
     }
 
@@ -162,17 +167,16 @@ def _domain(first: int, last: int) -> list[float]:
     return [first, last] if first < last else [first - 0.5, first + 0.5]
 
 
-def _hover(rows: Sequence[Row], series: Sequence[Series], form: str) -> Spec:
+def _hover(rows: Sequence[Row], columns: Columns, form: str) -> Spec:
     """A band an epoch that shows under the pointer, with a tooltip of all values there."""
-    keys, epochs = _columns(rows, series), sorted({row["epoch"] for row in rows})
+    epochs = sorted({row["epoch"] for row in rows})
     low, high = _domain(epochs[0], epochs[-1])
     found = {(row["epoch"], row["series"], row.get("part")): row["value"] for row in rows}
     values = [
         {"epoch": epoch, "from": max(low, epoch - 0.5), "to": min(high, epoch + 0.5)}
-        | {field: _spelled(found.get((epoch, *key)), form) for field, (key, _) in keys.items()}
+        | {field: _spelled(found.get((epoch, *key)), form) for field, (key, _) in columns.items()}
         for epoch in epochs
     ]
-    tooltip = [_nominal("epoch"), *(_nominal(field, title) for field, (_, title) in keys.items())]
     visible = {"param": "at", "empty": False, "value": 0.15}
     select = {"type": "point", "on": "pointerover", "clear": "pointerout"}
     return {
@@ -185,15 +189,12 @@ def _hover(rows: Sequence[Row], series: Sequence[Series], form: str) -> Spec:
             "y": {"value": 0},
             "y2": {"value": HEIGHT},
             "opacity": {"condition": visible, "value": 0},
-            "tooltip": tooltip,
+            "tooltip": [_nominal("epoch"), *map(_nominal, columns)],
         },
     }
 
 
-def _columns(
-    rows: Sequence[Row], series: Sequence[Series]
-) -> dict[str, tuple[tuple[str, str | None], str]]:
-    """Field names of the tooltip's table -> (key and part of a line, its title)."""
+def _columns(rows: Sequence[Row], series: Sequence[Series]) -> Columns:
     parts = sorted({(row["series"], row.get("part")) for row in rows}, key=str)
     keys = [(one, part) for one in series for key, part in parts if key == one.key]
     return {

@@ -44,9 +44,11 @@ def test_lines_by_epoch_draw_lines_rings_and_a_band_to_hover(count: int) -> None
 
 def test_hovering_tells_every_line_and_what_is_missing() -> None:
     rows = [row for row in epochs(2) if (row["series"], row["epoch"]) != ("1", 2)]
-    hover = lines_by_epoch(rows, FOLDS, description="d", y="y", form=".2f")["layer"][-1]
-    titles = [field["title"] for field in hover["encoding"]["tooltip"]]
-    assert titles == ["epoch", "fold 0", "fold 1", "mean"]
+    spec = lines_by_epoch(rows, FOLDS, description="d", y="y", form=".2f")
+    assert spec["usermeta"]["labels"] == {"c0": "fold 0", "c1": "fold 1", "c2": "mean"}
+    hover = spec["layer"][-1]
+    fields = [given["field"] for given in hover["encoding"]["tooltip"]]
+    assert fields == ["epoch", "c0", "c1", "c2"]
     shown = hover["data"]["values"][1]
     assert [shown["c0"], shown["c1"], shown["c2"]] == ["0.20", "–", "0.20"]
 
@@ -62,33 +64,28 @@ def test_the_eleventh_line_is_told_from_the_first_by_its_dashes() -> None:
     marks(spec)
 
 
+def expressions(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [text for inner in value for text in expressions(inner)]
+    if not isinstance(value, dict):
+        return []
+    own = [str(value[key]) for key in ("signal", "expr", "test") if key in value]
+    return own + expressions(list(value.values()))
+
+
 def test_names_are_values_and_never_parts_of_an_expression() -> None:
     hostile = "'] || alert(1) || ['"
-    rows = [
-        {
-            "name": hostile,
-            "difference": 0.1,
-            "low": 0.0,
-            "high": 0.2,
-            "p": "0.1",
-            "verdict": hostile,
-            "clear": False,
-        }
-    ]
-    compiled = vegalite_to_vega(charts.forest(rows, description="d", title="t"))
-    signals: list[str] = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, dict):
-            signals.extend(str(value[key]) for key in ("signal", "expr", "test") if key in value)
-            for inner in value.values():
-                walk(inner)
-        elif isinstance(value, list):
-            for inner in value:
-                walk(inner)
-
-    walk(compiled)
-    assert signals and not any("alert" in signal for signal in signals)
+    numbers = {"difference": 0.1, "low": 0.0, "high": 0.2, "clear": False}
+    row = {"name": hostile, "p": "0.1", "verdict": hostile, **numbers}
+    series = [Series("r0", hostile, 0)]
+    lines = [{"epoch": 1, "series": "r0", "value": 1.0}]
+    for spec in (
+        charts.forest([row], description="d", title="t"),
+        lines_by_epoch(lines, series, description="d", y="y", form=".2f"),
+        charts.bars([{"name": hostile, "value": 1.0, "text": hostile}], description="d", title="t"),
+    ):
+        found = expressions(vegalite_to_vega(spec))
+        assert found and not any("alert" in text for text in found)
 
 
 def test_the_other_charts_compile() -> None:

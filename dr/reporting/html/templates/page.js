@@ -82,14 +82,28 @@ function setUpFilter(input) {
 
 const views = [];
 
+function tooltipOf(labels) {
+  return (value, escape) => {
+    const row = ([key, text]) =>
+      `<tr><td class="key">${escape(labels[key] ?? key)}</td><td>${escape(text)}</td></tr>`;
+    return `<table>${Object.entries(value).map(row).join("")}</table>`;
+  };
+}
+
 async function draw(plot) {
   const data = document.getElementById(plot.dataset.spec);
   const config = JSON.parse(document.getElementById("chart-config").textContent);
-  const tooltip = { theme: "page", disableDefaultStyle: true };
-  const options = { renderer: "svg", ast: true, actions: false, defaultStyle: false };
   const spec = JSON.parse(data.textContent);
+  const formatTooltip = tooltipOf(spec.usermeta?.labels ?? {});
+  const tooltip = { theme: "page", disableDefaultStyle: true, formatTooltip };
+  const options = { renderer: "svg", ast: true, actions: false, defaultStyle: false };
   const { view } = await vegaEmbed(plot, spec, { ...options, config, tooltip });
   if (plot.dataset.series !== undefined) views.push(view);
+}
+
+function sayFailed(plot, error) {
+  console.error(error);
+  plot.textContent = "This chart could not be drawn.";
 }
 
 function setUpLegend(legend) {
@@ -124,6 +138,7 @@ setUpTheme();
 setUpPrinting();
 document.querySelectorAll("table[data-sortable]").forEach(setUpTable);
 document.querySelectorAll("input[data-table]").forEach(setUpFilter);
-await Promise.all([...document.querySelectorAll("[data-spec]")].map(draw));
+const plots = [...document.querySelectorAll("[data-spec]")];
+await Promise.all(plots.map((plot) => draw(plot).catch((error) => sayFailed(plot, error))));
 document.querySelectorAll(".legend").forEach(setUpLegend);
 root.dataset.ready = "true";
