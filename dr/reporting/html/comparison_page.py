@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dr.reporting.html.charts import Chart, Row, Series, config, forest, lines_by_epoch
+from dr.reporting.html.charts import Chart, Row, Series, config
+from dr.reporting.html.epoch_charts import lines_by_epoch
 from dr.reporting.html.page import own_version, render
+from dr.reporting.html.row_charts import forest
 from dr.reporting.html.run_files import History, read_histories
 from dr.reporting.html.tables import Cell, Score, Table, interval, number, score, table, text
 

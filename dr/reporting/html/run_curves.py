@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from dr.reporting.html.charts import MEAN, Chart, Row, Series, Spec, bars, lines_by_epoch
+from dr.reporting.html.charts import Chart, Row, Series, Spec
+from dr.reporting.html.epoch_charts import MEAN, lines_by_epoch
+from dr.reporting.html.row_charts import bars
 from dr.reporting.html.run_files import History, RunFiles
 from dr.reporting.html.tables import Table, number, seconds, table, text
 

@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dr.config import GRADES
-from dr.reporting.html.charts import (
-    Chart,
-    Row,
+from dr.reporting.html.charts import Chart, Row
+from dr.reporting.html.grade_charts import (
     bars_by_grade,
     confusion,
     reliability_diagram,

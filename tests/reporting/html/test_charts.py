@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from vl_convert import vegalite_to_vega
 
-from dr.reporting.html import charts
-from dr.reporting.html.charts import MEAN, Series, lines_by_epoch
+from dr.reporting.html import grade_charts, row_charts
+from dr.reporting.html.charts import Series
+from dr.reporting.html.epoch_charts import MEAN, lines_by_epoch
 
 FOLDS = [Series("0", "fold 0", 0), Series("1", "fold 1", 1), Series(MEAN, "mean", None)]
 
@@ -80,9 +81,11 @@ def test_names_are_values_and_never_parts_of_an_expression() -> None:
     series = [Series("r0", hostile, 0)]
     lines = [{"epoch": 1, "series": "r0", "value": 1.0}]
     for spec in (
-        charts.forest([row], description="d", title="t"),
+        row_charts.forest([row], description="d", title="t"),
         lines_by_epoch(lines, series, description="d", y="y", form=".2f"),
-        charts.bars([{"name": hostile, "value": 1.0, "text": hostile}], description="d", title="t"),
+        row_charts.bars(
+            [{"name": hostile, "value": 1.0, "text": hostile}], description="d", title="t"
+        ),
     ):
         found = expressions(vegalite_to_vega(spec))
         assert found and not any("alert" in text for text in found)
@@ -95,16 +98,20 @@ def test_the_other_charts_compile() -> None:
         for label in grades
         for grade in grades
     ]
-    assert marks(charts.confusion(square, description="d", grades=grades)).count("text") == 2
+    assert marks(grade_charts.confusion(square, description="d", grades=grades)).count("text") == 2
     bars = [{"grade": "0 none", "measure": "recall", "value": 0.5}]
-    assert "rect" in marks(charts.bars_by_grade(bars, description="d", measures={"recall": "red"}))
+    assert "rect" in marks(
+        grade_charts.bars_by_grade(bars, description="d", measures={"recall": "red"})
+    )
     point = {"bin": "0 to 1", "confidence": 0.5, "accuracy": 0.4, "count": 7}
-    assert {"rule", "symbol"} <= set(marks(charts.reliability_diagram([point], description="d")))
+    assert {"rule", "symbol"} <= set(
+        marks(grade_charts.reliability_diagram([point], description="d"))
+    )
     curve = [
         {"place": place, "false": place, "sensitivity": place, "threshold": 1 - place}
         for place in (0, 1)
     ]
-    found = marks(charts.roc_curve(curve, curve[0], description="d"))
+    found = marks(grade_charts.roc_curve(curve, curve[0], description="d"))
     assert found.count("line") == 2 and "path" in found
     stage = [{"name": "training", "value": 3.0, "text": "3 s"}]
-    assert {"rect", "text"} <= set(marks(charts.bars(stage, description="d", title="time")))
+    assert {"rect", "text"} <= set(marks(row_charts.bars(stage, description="d", title="time")))
