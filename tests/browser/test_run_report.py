@@ -105,6 +105,7 @@ def test_a_click_sorts_and_another_turns_round(html: str, open_page: Open) -> No
     other.get_by_role("button").click()
     assert header.get_attribute("aria-sort") is None
     assert other.get_attribute("aria-sort") == "descending"
+    assert page.locator("#score-table .strong th").text_content() == "pooled, out of fold"
 
 
 def test_the_keyboard_sorts_and_what_is_missing_stays_last(html: str, open_page: Open) -> None:

@@ -34,7 +34,9 @@ def pooled_scores(summary: RunSummary, intervals: Intervals) -> dict[str, Score]
 def score_table(files: RunFiles, intervals: Intervals) -> Table:
     """All scores of a run: pooled, sources, mean of folds, every planned fold, the test set."""
     columns = ["scores of", *SCORE_NAMES.values(), "photographs", "epoch kept"]
-    return table("Scores", columns, _score_rows(files, intervals))
+    rows = _score_rows(files, intervals)
+    strong = (0,) if files.summary.pooled else ()
+    return table("Scores on held-out photographs", columns, rows, strong=strong)
 
 
 def _score_rows(files: RunFiles, intervals: Intervals) -> Iterator[list[Cell]]:

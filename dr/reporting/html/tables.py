@@ -33,23 +33,32 @@ class Cell:
 class Table:
     """`columns` are headers; `numeric` says of each whether its cells are numbers.
 
-    The first column names the rows.
+    The first column names the rows; those whose numbers are in `strong` are set in bold.
     """
 
     caption: str
     columns: tuple[str, ...]
     numeric: tuple[bool, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    strong: tuple[int, ...] = ()
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Cell]],
+    *,
+    strong: tuple[int, ...] = (),
+) -> Table:
     """A table whose columns are numeric where all their cells are."""
     cells = tuple(tuple(row) for row in rows)
     numeric = tuple(
         bool(cells) and all(not isinstance(row[place].order, str) for row in cells)
         for place in range(len(columns))
     )
-    return Table(caption=caption, columns=tuple(columns), numeric=numeric, rows=cells)
+    return Table(
+        caption=caption, columns=tuple(columns), numeric=numeric, rows=cells, strong=strong
+    )
 
 
 def text(value: object) -> Cell:

@@ -123,19 +123,7 @@ function setUpLegend(legend) {
   }
 }
 
-function setUpPrinting() {
-  let opened = [];
-  addEventListener("beforeprint", () => {
-    opened = [...document.querySelectorAll("details[data-print]:not([open])")];
-    for (const details of opened) details.open = true;
-  });
-  addEventListener("afterprint", () => {
-    for (const details of opened) details.open = false;
-  });
-}
-
 setUpTheme();
-setUpPrinting();
 document.querySelectorAll("table[data-sortable]").forEach(setUpTable);
 document.querySelectorAll("input[data-table]").forEach(setUpFilter);
 const plots = [...document.querySelectorAll("[data-spec]")];
