@@ -68,28 +68,40 @@ def write_report(
 def _pictures(
     files: "RunFiles", mistakes: "Sequence[Mistake]", *, shards: Any, cache: "RemoteCache"
 ) -> "dict[str, Pictures]":
+    """The pictures of mistakes as far as they can be had: no failure of theirs costs the report."""
     try:
         opened = _open_shards(files, shards, cache)
-    except (ValueError, OSError) as error:
+    except Exception as error:
         _log.warning("report without pictures: %s", masked(str(error)))
         return {}
     for maps in (True, False):
         try:
             return _explained(files, mistakes, opened, maps=maps)
-        except (ValueError, OSError) as error:
+        except Exception as error:
             what = "heat maps" if maps else "pictures"
             _log.warning("report without %s: %s", what, masked(str(error)))
     return {}
 
 
 def _open_shards(files: "RunFiles", shards: Any, cache: "RemoteCache") -> "ShardSet":
-    """The shards of a run. Raises ValueError where they hold something else."""
+    """The shards of a run, looked for where its config and its result say they are.
+
+    Raises ValueError or OSError where they are not there or hold something else.
+    """
+    places = [shards] if shards else [files.settings.get("shards"), files.data.get("shards")]
+    failure: Exception = ValueError(f"{files.summary.folder}: does not say where its shards are")
+    for place in filter(None, places):
+        try:
+            return _opened(files, place, cache)
+        except (ValueError, OSError) as error:
+            failure = error
+    raise failure
+
+
+def _opened(files: "RunFiles", place: Any, cache: "RemoteCache") -> "ShardSet":
     from dr.shards.joining import open_entries
 
-    entries: Any = shards or files.settings.get("shards") or files.data.get("shards")
-    if entries is None:
-        raise ValueError(f"{files.summary.folder}: does not say where its shards are")
-    opened = open_entries(entries, cache=cache, key="shards")
+    opened = open_entries(place, cache=cache, key="shards")
     if opened.digest != files.data.get("digest"):
         raise ValueError(f"shards={opened.place}: are not those that the run was trained on")
     return opened

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dr import report, train
 from dr.checks import check_report_door, check_train
@@ -78,6 +79,28 @@ def test_shards_that_are_gone_or_others_cost_the_pictures_only(
     assert "report without pictures: shards=/no/such/folder" in caplog.text
     assert PICTURE not in written(run, f"shards={other_shards}")
     assert "are not those that the run was trained on" in caplog.text
+
+
+def test_shards_are_found_where_the_result_says_they_are(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative folder in the config means another one from elsewhere."""
+    flip_labels(run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"shards": "shards/here"}))
+    monkeypatch.chdir(tmp_path)
+    assert written(run, "report.mistakes=2").count(PICTURE) == 4
+
+
+def test_pictures_of_several_sources_are_found(
+    tiny_config: Make, tiny_shards: Path, other_shards: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train.main(tiny_config(f"shards=[{tiny_shards},{other_shards}]", "image_size=24", "epochs=1"))
+    run = Path(capsys.readouterr().out.splitlines()[0])
+    flip_labels(run)
+    page = written(run, "report.mistakes=60")
+    assert f"Photograph {tiny_shards.name}/" in page and f"Photograph {other_shards.name}/" in page
+    assert f"source {other_shards.name}" in page
 
 
 def test_weights_that_are_gone_cost_the_heat_maps_only(

@@ -6,7 +6,7 @@ Grad-CAM: visual explanations from deep networks via gradient-based localization
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,8 @@ def explain(
     pictures = _photographs(shards, fold_of, image_size, fast=config.loader.dct == "fast")
     if not maps:
         return {name: Explained(picture, None) for name, picture in pictures.items()}
+    # Recomputed activations are out of reach of the gradient that a map is made from.
+    config = replace(config, model=replace(config.model, grad_checkpointing=False))
     objective, scaling = build_objective(config.objective), normalisation(config.model)
     found: dict[str, Explained] = {}
     for fold in sorted({fold_of[name] for name in pictures}):

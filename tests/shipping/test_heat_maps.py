@@ -1,3 +1,4 @@
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -176,3 +177,14 @@ def test_without_maps_no_model_is_read(
     assert found["3_left"].heat_map is None
     with pytest.raises(ValueError, match="cannot be loaded"):
         explain(bare, fold_of={"3_left": 0}, **given)
+
+
+def test_checkpointed_gradients_do_not_stand_in_the_way(
+    explained_run: tuple[Path, TrainConfig], tiny_shards: Path
+) -> None:
+    run, config = explained_run
+    given = {"image_size": 32, "shards": open_shards(tiny_shards), "fold_of": {"3_left": 0}}
+    plain = explain(run, config=config, **given)["3_left"].heat_map
+    model = dataclasses.replace(config.model, grad_checkpointing=True)
+    found = explain(run, config=dataclasses.replace(config, model=model), **given)
+    np.testing.assert_array_equal(found["3_left"].heat_map, plain)
