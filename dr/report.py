@@ -72,14 +72,14 @@ def _pictures(
     try:
         opened = _open_shards(files, shards, cache)
     except Exception as error:
-        _log.warning("report without pictures: %s", masked(str(error)))
+        _log.warning("report without pictures: %s", masked(str(error) or type(error).__name__))
         return {}
     for maps in (True, False):
         try:
             return _explained(files, mistakes, opened, maps=maps)
         except Exception as error:
             what = "heat maps" if maps else "pictures"
-            _log.warning("report without %s: %s", what, masked(str(error)))
+            _log.warning("report without %s: %s", what, masked(str(error) or type(error).__name__))
     return {}
 
 

@@ -45,6 +45,8 @@ def _report(config: TrainConfig, run: Path) -> None:
         write_report(run, page, config.report, shards=config.shards, cache=cache)
     except Exception as error:
         _log.warning("%s could not be written: %s: %s", page, type(error).__name__, error)
+    else:
+        _log.info("report: %s", page)
 
 
 def _debug(config: TrainConfig) -> None:

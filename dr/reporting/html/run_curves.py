@@ -78,6 +78,8 @@ def _learning_rate(files: RunFiles) -> Chart | None:
         return _chart(files, rows, "Learning rate", caption, form=".3g", axis=".1e")
     longest = max(files.histories.values(), key=lambda history: len(history["epoch"]))
     rows = _points(longest, "learning_rate", "rate")
+    if not rows:
+        return None
     spec = lines_by_epoch(
         rows,
         [Series("rate", "learning rate", None)],

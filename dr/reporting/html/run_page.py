@@ -1,7 +1,7 @@
 """The page of one run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from dr.reporting.html.run_tables import (
     fold_state,
     pooled_scores,
     score_table,
+    with_interval,
 )
 from dr.reporting.html.tables import Score, Table, interval, number, table, text
 
@@ -68,7 +69,6 @@ class RunPage:
 
     name: str
     state: str
-    state_text: str
     optimistic: bool
     lead: str
     notices: list[Notice]
@@ -78,9 +78,9 @@ class RunPage:
     series: list[Series]
     curves: list[Chart]
     epochs: Table | None
-    grades: list[Chart] = field(default_factory=list)
-    probabilities: list[Chart] = field(default_factory=list)
-    probability_notices: list[Notice] = field(default_factory=list)
+    grades: list[Chart]
+    probabilities: list[Chart]
+    probability_notices: list[Notice]
     mistakes: list[Shown]
     mistakes_note: str
     mistake_table: Table
@@ -121,8 +121,8 @@ def run_page(
 ) -> str:
     """The page of a run as HTML.
 
-    `mistakes` fill the gallery, with the `pictures` of their names; `intervals` are those of the
-    pooled scores.
+    `mistakes` fill the gallery, with the `pictures` of their names; `intervals` are the pooled
+    scores', by name.
     """
     page = _page(files, mistakes, pictures or {}, intervals or {})
     return render("run.html.j2", page=page, chart_config=config())
@@ -139,7 +139,6 @@ def _page(
     return RunPage(
         name=run.name,
         state=run.state,
-        state_text=run.state,
         optimistic=run.optimistic,
         lead=_lead(files),
         notices=_notices(files),
@@ -238,9 +237,11 @@ def _tiles(files: RunFiles, predictions: Predictions, intervals: Intervals) -> l
     wanted = ("qwk", "accuracy", "macro_auc", "sensitivity", "specificity")
     tiles = [_tile(SCORE_NAMES[name], pooled.get(name), mark) for name in wanted]
     curve = referable_roc(files, predictions)
-    tiles.append(_tile("referable AUC", None if curve is None else Score(curve.area), mark))
+    area = None if curve is None else with_interval("referable_auc", curve.area, intervals)
+    tiles.append(_tile("referable AUC", area, mark))
     if not ranks_by_score(files):
-        tiles.append(_tile("calibration error", Score(calibration_error(predictions)), mark))
+        error = with_interval("calibration_error", calibration_error(predictions), intervals)
+        tiles.append(_tile("calibration error", error, mark))
     return tiles
 
 

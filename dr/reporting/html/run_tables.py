@@ -19,13 +19,18 @@ SCORE_NAMES = {
 }
 FINISHED = "finished"
 Intervals = Mapping[str, tuple[float, float]]
-"""Low and high of the pooled out-of-fold scores, by the names in `SCORE_NAMES`."""
+"""Low and high of pooled scores: of `SCORE_NAMES`, `referable_auc` and `calibration_error`."""
+
+
+def with_interval(name: str, value: float, intervals: Intervals) -> Score:
+    """A pooled score with its interval, where `intervals` has one by its name."""
+    return Score(value, *intervals.get(name, (None, None)))
 
 
 def pooled_scores(summary: RunSummary, intervals: Intervals) -> dict[str, Score]:
-    """The pooled out-of-fold scores, each with its interval where `intervals` has one."""
+    """Those of `SCORE_NAMES` that the run's pooled out-of-fold predictions have."""
     return {
-        name: Score(value, *intervals.get(name, (None, None)))
+        name: with_interval(name, value, intervals)
         for name, value in (summary.pooled or {}).items()
         if name in SCORE_NAMES
     }
@@ -59,8 +64,8 @@ def _score_rows(files: RunFiles, intervals: Intervals) -> Iterator[list[Cell]]:
 
 
 def _fold(files: RunFiles, fold: int) -> Cell:
-    cell, state = text(f"fold {fold}"), fold_state(files, fold)
-    return cell if state == FINISHED else Cell(cell.text, cell.order, state)
+    state = fold_state(files, fold)
+    return Cell(f"fold {fold}", note="" if state == FINISHED else state)
 
 
 def _scores(scores: Scores, mark: str) -> list[Cell]:

@@ -21,11 +21,11 @@ class Score:
 class Cell:
     """What a cell shows, below it in small letters `note`, and what its column is sorted by.
 
-    `order` is `nan` for a number that there is not: such rows stay last.
+    `order` is None for text, and `nan` for a number that there is not: such rows stay last.
     """
 
     text: str
-    order: float | str
+    order: float | None = None
     note: str = ""
 
 
@@ -53,7 +53,7 @@ def table(
     """A table whose columns are numeric where all their cells are."""
     cells = tuple(tuple(row) for row in rows)
     numeric = tuple(
-        bool(cells) and all(not isinstance(row[place].order, str) for row in cells)
+        bool(cells) and all(row[place].order is not None for row in cells)
         for place in range(len(columns))
     )
     return Table(
@@ -63,8 +63,7 @@ def table(
 
 def text(value: object) -> Cell:
     """A cell of text."""
-    spelled = str(value)
-    return Cell(spelled, spelled.casefold())
+    return Cell(str(value))
 
 
 def number(value: float | None, form: str = ".4f", *, mark: str = "") -> Cell:

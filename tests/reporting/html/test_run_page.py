@@ -91,9 +91,10 @@ def test_intervals_of_the_pooled_scores_stand_below_them(finished_run: Path) -> 
     found = pooled_scores(summary, {"qwk": (0.1, 0.9)})
     assert (found["qwk"].low, found["qwk"].high) == (0.1, 0.9)
     assert (found["accuracy"].low, found["accuracy"].high) == (None, None)
-    page = page_of(finished_run, intervals={"qwk": (0.1, 0.9)})
+    given = {"qwk": (0.1, 0.9), "referable_auc": (0.2, 0.8), "calibration_error": (0.0, 0.3)}
+    page = page_of(finished_run, intervals=given)
     assert page.tables[0][1][1].endswith("0.1000 to 0.9000")
-    assert "0.100 to 0.900" in page.texts
+    assert {"0.100 to 0.900", "0.200 to 0.800", "0.000 to 0.300"} <= set(page.texts)
 
 
 def test_the_confusion_matrix_counts_every_prediction(finished_run: Path) -> None:
