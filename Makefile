@@ -6,10 +6,10 @@ TPU_VENV := .venv-tpu
 TPU_STAMP := $(TPU_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-tpu lint format find-lr compare clean
+.PHONY: help install demo test test-slow test-browser test-tpu lint format find-lr compare clean
 
 help: ## list what can be done
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(STAMP) ## make .venv and install everything but the TPU set
 
@@ -29,6 +29,9 @@ test: $(STAMP) ## run the test suite
 
 test-slow: $(STAMP) ## run the tests that take long
 	$(RUN) -m pytest -m slow
+
+test-browser: $(STAMP) ## run the tests of the HTML report, in Chromium (CHROMIUM=path of it)
+	CHROMIUM="$(CHROMIUM)" $(RUN) -m pytest -m browser tests/browser
 
 test-tpu: $(TPU_STAMP) ## run the tests of accel=tpu without one, in .venv-tpu
 	PJRT_DEVICE=CPU CPU_NUM_DEVICES=1 $(TPU_VENV)/bin/python -m pytest tests/tpu

@@ -36,6 +36,7 @@ OPERATIONAL_KEYS = (
     "skip_nonfinite",
     "debug",
     "logger",
+    "report",
     "accel.name",
     "accel.devices",
     "accel.threads",
@@ -473,6 +474,23 @@ class WandbConfig(LoggerConfig):
 
 
 @dataclass(kw_only=True)
+class ReportConfig:
+    """What `report.html` of a run shows: a gallery of so many `mistakes`, 0 for none, and the
+    `images` (pictures and heat maps) of these.
+    """
+
+    images: bool = True
+    mistakes: int = 12
+
+
+@dataclass(kw_only=True)
+class TrainingReportConfig(ReportConfig):
+    """Whether a complete run gets a report, and what it shows."""
+
+    enabled: bool = True
+
+
+@dataclass(kw_only=True)
 class PrepareConfig:
     """`python -m dr.prepare`; of `parts` parts only `part`, from 0, where these are given."""
 
@@ -513,6 +531,7 @@ class TrainConfig:
     schedule: ScheduleConfig
     accel: AccelConfig
     logger: LoggerConfig = field(default_factory=LoggerConfig)
+    report: TrainingReportConfig = field(default_factory=TrainingReportConfig)
     shards: Any = None
     source_weights: Any = None
     test: Any = None
@@ -618,6 +637,23 @@ class InspectConfig:
 
 FORMATS = ("table", "csv", "json", "markdown")
 SORTS = ("qwk", "mean", "accuracy", "macro_auc", "loss", "name")
+
+
+@dataclass(kw_only=True)
+class ReportDoorConfig:
+    """`python -m dr.report`. `out` null is `report.html` in the run's folder, over an older one.
+
+    `shards`, for the pictures, null: where the run says they are; a folder or URL, or a list.
+    """
+
+    report: ReportConfig = field(default_factory=ReportConfig)
+    run: str | None = None
+    out: str | None = None
+    shards: Any = None
+    overwrite: bool = False
+    outputs: str = "outputs"
+    cache: str = "outputs/.cache"
+    remote_cache_gb: float | None = None
 
 
 @dataclass(kw_only=True)

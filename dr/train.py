@@ -1,10 +1,15 @@
 """`python -m dr.train`: train every fold of an experiment and score them."""
 
+import logging
+from pathlib import Path
 from typing import Any
 
 from dr.checks import check_train
 from dr.compose import run_door
 from dr.config import TrainConfig
+from dr.report import REPORT, write_report
+
+_log = logging.getLogger(__name__)
 
 
 def main(config: TrainConfig) -> float | None:
@@ -21,9 +26,27 @@ def main(config: TrainConfig) -> float | None:
     outcome = cross_validate(config)
     if outcome is None:
         return None
-    print(describe(str(outcome.folder), outcome.result))
+    print(describe(str(outcome.folder), outcome.result), flush=True)
+    if config.report.enabled and outcome.result["complete"]:
+        _report(config, outcome.folder)
     pooled = outcome.result["pooled"]
     return None if pooled is None else pooled["qwk"]
+
+
+def _report(config: TrainConfig, run: Path) -> None:
+    """Write a run's report, unless it has one that is newer than its result; never fail."""
+    page, result = run / REPORT, run / "result.json"
+    if page.is_file() and page.stat().st_mtime >= result.stat().st_mtime:
+        return
+    from dr.shards.remote_cache import RemoteCache
+
+    cache = RemoteCache.within(config.cache, config.remote_cache_gb)
+    try:
+        write_report(run, page, config.report, shards=config.shards, cache=cache)
+    except Exception as error:
+        _log.warning("%s could not be written: %s: %s", page, type(error).__name__, error)
+    else:
+        _log.info("report: %s", page)
 
 
 def _debug(config: TrainConfig) -> None:

@@ -1,5 +1,7 @@
 """A tiny data set whose mean colour tells the grade, and trainings of it at 32 px."""
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -9,6 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from hypothesis import settings
 
 from dr.compose import compose
@@ -181,3 +184,50 @@ def interrupted_in_epoch() -> Callable[[int], AbstractContextManager[None]]:
             yield
 
     return interrupted
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny training of three folds. Copy it before you change it."""
+    from dr.training.cross_validation import cross_validate
+
+    outputs = tmp_path_factory.mktemp("finished")
+    overrides = [*TINY, "epochs=3", f"shards={tiny_shards}", f"outputs={outputs}"]
+    outcome = cross_validate(compose("train", TrainConfig, overrides))
+    assert outcome is not None and outcome.result["complete"]
+    return outcome.folder
+
+
+HOSTILE = (
+    "</script><script>window.hacked=1</script>",
+    '"><img src=x onerror=window.hacked=1>',
+    "{{7*7}}{% for x in y %}",
+    "'+alert(1)+'${1+1}",
+    "]]>--><!--<svg onload=window.hacked=1>",
+    "Ünïcode 漢字 \u202e\u2028",
+)
+"""What somebody may have put into names and settings; none may do anything in a page."""
+
+
+@pytest.fixture
+def hostile_run(finished_run: Path, tmp_path: Path) -> Path:
+    """`finished_run` with hostile names of the run, its data, photographs and settings."""
+    run = tmp_path / HOSTILE[1].replace("/", "")
+    shutil.copytree(finished_run, run)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["model"]["name"], config["objective"]["name"] = HOSTILE[0], HOSTILE[3]
+    config["augment"]["transforms"] = [{"name": text} for text in HOSTILE]
+    (run / "config.yaml").write_text(yaml.safe_dump(config, allow_unicode=True))
+    result = json.loads((run / "result.json").read_text())
+    result["data"] |= {"name": HOSTILE[0], "shards": HOSTILE[1]}
+    (run / "result.json").write_text(json.dumps(result))
+    environment = json.loads((run / "environment.json").read_text())
+    environment["device"] = HOSTILE[0]
+    environment["timings"] = [{"date": "", HOSTILE[0]: 3.0, HOSTILE[2]: 2.0, "total": 5.0}]
+    (run / "environment.json").write_text(json.dumps(environment))
+    for path in run.glob("fold-*/predictions.csv"):
+        table = pd.read_csv(path, dtype={"name": str})
+        table["name"] = [HOSTILE[row % len(HOSTILE)] for row in range(len(table))]
+        table["label"] = 4 - table["label"]
+        table.to_csv(path, index=False)
+    return run

@@ -29,7 +29,10 @@ def door(
     )
 
 
-@pytest.mark.parametrize("name", ["train", "prepare", "inspect", "compare", "find_lr", "search"])
+DOORS = ["train", "prepare", "inspect", "compare", "find_lr", "report", "search"]
+
+
+@pytest.mark.parametrize("name", DOORS)
 @pytest.mark.parametrize("arguments", [("--cfg", "job"), ("--help",)])
 def test_help_and_config_are_light_and_leave_nothing(
     name: str, arguments: tuple[str, ...], tmp_path: Path

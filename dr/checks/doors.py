@@ -7,9 +7,10 @@ from dr.checks.groups import (
     check_loader,
     check_preparation,
     check_remote_cache,
+    check_report,
     one_device,
 )
-from dr.checks.values import at_least, one_of, required
+from dr.checks.values import above, at_least, one_of, required
 from dr.config import (
     FORMATS,
     SORTS,
@@ -19,6 +20,7 @@ from dr.config import (
     PredictConfig,
     PrepareConfig,
     Problem,
+    ReportDoorConfig,
 )
 from dr.urls import is_url
 
@@ -108,3 +110,20 @@ def check_predict(config: PredictConfig) -> list[Problem]:
     problems += _check_predict_loader(config.loader)
     problems += at_least("batch_size", config.batch_size, 1)
     return problems + one_of("on_error", config.on_error, ("fail", "skip"))
+
+
+def check_report_door(config: ReportDoorConfig) -> list[Problem]:
+    """All problems of a report that its values show."""
+    problems = required("run", config.run, "name a run folder, run=DIR")
+    problems += check_report(config.report)
+    if config.out is not None and not config.out.lower().endswith((".html", ".htm")):
+        problems.append(Problem("out", config.out, "must end in .html"))
+    if config.overwrite and config.out is None:
+        problems.append(Problem("overwrite", True, "has no effect without out=FILE"))
+    if config.shards is not None and not (config.report.images and config.report.mistakes):
+        fix = "has no effect without pictures; leave it out, or set report.images and mistakes"
+        problems.append(Problem("shards", config.shards, fix))
+    if config.shards is None:
+        return problems + above("remote_cache_gb", config.remote_cache_gb, 0)
+    listed = config.shards if isinstance(config.shards, list) else [config.shards]
+    return problems + check_remote_cache(config.remote_cache_gb, listed)

@@ -30,11 +30,13 @@ from dr.config import (
     PreparationConfig,
     Problem,
     RampDecay,
+    ReportConfig,
     ScheduleConfig,
     SoftOrdinalConfig,
     Step,
     SyntheticData,
     TableData,
+    TrainingReportConfig,
     WandbConfig,
 )
 from dr.loggers.opening import missing_packages
@@ -335,3 +337,17 @@ def check_remote_cache(gigabytes: float | None, entries: Iterable[object]) -> li
         fix = "has no effect without shards read from a URL; leave it out"
         return [Problem("remote_cache_gb", gigabytes, fix)]
     return above("remote_cache_gb", gigabytes, 0)
+
+
+def check_report(report: ReportConfig) -> list[Problem]:
+    """Problems of the keys below `report`."""
+    problems = at_least("report.mistakes", report.mistakes, 0)
+    if isinstance(report, TrainingReportConfig) and not report.enabled:
+        usual = TrainingReportConfig(enabled=False)
+        fix = "has no effect with report.enabled=false; leave it out"
+        problems += [
+            Problem(f"report.{name}", getattr(report, name), fix)
+            for name in ("images", "mistakes")
+            if getattr(report, name) != getattr(usual, name)
+        ]
+    return problems

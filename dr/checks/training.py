@@ -16,6 +16,7 @@ from dr.checks.groups import (
     check_optimizer,
     check_preparation,
     check_remote_cache,
+    check_report,
     check_schedule,
     one_device,
     ranks_of,
@@ -39,6 +40,7 @@ def check_train(config: TrainConfig) -> list[Problem]:
     problems += _check_balance(config) + _check_growth(config) + _check_average(config)
     problems += _check_accumulate(config)
     problems += check_logger(config.logger, outputs=config.outputs) + _check_debug(config)
+    problems += check_report(config.report)
     problems += one_of("on_error", config.on_error, ("fail", "skip"))
     for name, low in (("image_size", 8), ("batch_size", 1), ("epochs", 1), ("folds", 1)):
         problems += at_least(name, getattr(config, name), low)

@@ -83,7 +83,7 @@ def read_run(folder: Path) -> RunSummary:
 
 
 def _with_settings(run: RunSummary) -> RunSummary:
-    settings = _flatten(_read_config(run.folder / "config.yaml"))
+    settings = flatten(read_config(run.folder / "config.yaml"))
     kept = {key: value for key, value in settings.items() if not _is_operational(key)}
     folds = settings.get("folds")
     counted = isinstance(folds, int) and settings.get("fold_column") is None
@@ -91,7 +91,8 @@ def _with_settings(run: RunSummary) -> RunSummary:
     return replace(run, settings=kept, planned_folds=planned)
 
 
-def _read_config(path: Path) -> Mapping[str, object]:
+def read_config(path: Path) -> Mapping[str, object]:
+    """The mapping in a run's `config.yaml`; `ValueError` where it holds another thing."""
     try:
         document = yaml.load(path.read_bytes(), Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
@@ -103,11 +104,12 @@ def _read_config(path: Path) -> Mapping[str, object]:
     return document
 
 
-def _flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings by dotted keys."""
     flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat

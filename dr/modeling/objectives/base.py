@@ -81,6 +81,13 @@ class Objective(ABC):
             `[N, 5]`, each in [0, 1], rows summing to 1. The score is their mean.
         """
 
+    def explained(self, logits: Tensor) -> Tensor:
+        """What a heat map explains of `[N, outputs]` logits: `[N]`, rising with the score.
+
+        It has a gradient where the score is clamped too.
+        """
+        return self.decode(logits)[0]
+
     @abstractmethod
     def combine(self, scores: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """Mean over the `M` models (or views) of an ensemble.

@@ -28,6 +28,10 @@ class Regression(Objective):
         score = logits.float().squeeze(1).clamp(0, GRADES - 1)
         return score, _interpolated(score)
 
+    def explained(self, logits: Tensor) -> Tensor:
+        """The output before it is clamped. See `Objective.explained`."""
+        return logits.float().squeeze(1)
+
     def combine(self, scores: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
         """Mean of the scores, and its interpolation. See `Objective.combine`."""
         score = scores.double().mean(dim=0).float()
