@@ -29,6 +29,11 @@ def _rendered(comparison: "Comparison", form: str) -> str:
     from dr.reporting.text_table import render_table
 
     forms = {"csv": to_csv, "json": to_json, "markdown": to_markdown}
+    if form == "html":
+        from dr.reporting.html.compared import comparison_data
+        from dr.reporting.html.comparison_page import comparison_page
+
+        return comparison_page(comparison_data(comparison))
     if form in forms:
         return forms[form](comparison)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -635,7 +635,7 @@ class InspectConfig:
     remote_cache_gb: float | None = None
 
 
-FORMATS = ("table", "csv", "json", "markdown")
+FORMATS = ("table", "csv", "json", "markdown", "html")
 SORTS = ("qwk", "mean", "accuracy", "macro_auc", "loss", "name")
 
 

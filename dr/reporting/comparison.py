@@ -25,8 +25,8 @@ _SETTINGS = (
     "the noise of seeds is pooled over them ({freedom} degrees of freedom)."
 )
 _BEST = (
-    "'may be best': with 95% confidence the best one is among those so marked (all comparisons "
-    "with the best are taken together)."
+    "'{word}': with 95% confidence the best {what} is among those so marked and the first (all "
+    "comparisons with the best are taken together)."
 )
 _BASELINE = "p (Holm): corrected for the number of comparisons with the baseline."
 _CONDITION = (
@@ -205,6 +205,15 @@ def _notes(rows: Sequence[Setting], problems: Mapping[str, str], asked: Asked) -
     return notes + _what_is_said(rows, scored, asked)
 
 
+def _best_notes(judged: Sequence[Judgement]) -> list[str]:
+    settings, models = (
+        [one for one in judged if one.may_be_best is not None and one.about_settings == kind]
+        for kind in (True, False)
+    )
+    notes = [_BEST.format(word="may be best", what="setting")] if len(settings) > 1 else []
+    return notes + ([_BEST.format(word="not told apart", what="model")] if len(models) > 1 else [])
+
+
 def _unjudged(problems: Mapping[str, str]) -> list[str]:
     names: dict[str, list[str]] = defaultdict(list)
     for name, problem in problems.items():
@@ -222,7 +231,7 @@ def _what_is_said(rows: Sequence[Setting], scored: Sequence[RunSummary], asked: 
     if len(scored) > 1 and (about_models or not judged):
         notes.append(_MODELS)
     if len(judged) > 1:
-        notes.append(_BASELINE if asked.baseline else _BEST)
+        notes += [_BASELINE] if asked.baseline else _best_notes(judged)
         notes.append(_CONDITION)
     return notes
 
