@@ -91,8 +91,9 @@ def nominal(field: str, title: str | None = None, **more: Any) -> Spec:
 
 
 def quantity(field: str, title: str | None = None, **more: Any) -> Spec:
-    """A channel of numbers."""
-    return {"field": field, "type": "quantitative", "title": title, **more}
+    """A channel of numbers; without a title it leaves the axis the one of other layers."""
+    named = {} if title is None else {"title": title}
+    return {"field": field, "type": "quantitative", **named, **more}
 
 
 def share(field: str, title: str) -> Spec:

@@ -64,13 +64,13 @@ def forest(rows: Sequence[Row], *, description: str, title: str) -> Spec:
                 {"type": "rule", "strokeWidth": 2.5},
                 {"x": ends, "x2": {"field": "high"}, "color": paint},
             ),
-            layer(point, {"x": quantity("difference", title), "color": paint}),
+            layer(point, {"x": quantity("difference"), "color": paint}),
         ],
     )
 
 
 def _zero() -> Spec:
-    encoding = {"x": quantity("zero", ""), "y": None, "tooltip": None}
+    encoding = {"x": quantity("zero"), "y": None, "tooltip": None}
     return layer(
         {"type": "rule", "color": MUTED, "strokeDash": [4, 4]}, encoding, data=of([{"zero": 0}])
     )

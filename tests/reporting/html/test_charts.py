@@ -29,12 +29,17 @@ def marks(spec: dict[str, Any]) -> list[str]:
     return within(vegalite_to_vega(spec)["marks"])
 
 
+def axis_titles(spec: dict[str, Any]) -> set[str]:
+    return {axis["title"] for axis in vegalite_to_vega(spec)["axes"] if axis.get("title")}
+
+
 @pytest.mark.parametrize("count", [1, 2, 40])
 def test_lines_by_epoch_draw_lines_rings_and_a_band_to_hover(count: int) -> None:
     rows = epochs(count, part="held out") + epochs(count, part="training")
     kept = [rows[0]]
     spec = lines_by_epoch(rows, FOLDS, description="d", y="loss", form=".2f", kept=kept)
     found = marks(spec)
+    assert axis_titles(spec) == {"epoch", "loss"}
     assert "line" in found and "rect" in found and "symbol" in found
     low, high = spec["encoding"]["x"]["scale"]["domain"]
     assert low < high
@@ -98,20 +103,30 @@ def test_the_other_charts_compile() -> None:
         for label in grades
         for grade in grades
     ]
-    assert marks(grade_charts.confusion(square, description="d", grades=grades)).count("text") == 2
-    bars = [{"grade": "0 none", "measure": "recall", "value": 0.5}]
-    assert "rect" in marks(
-        grade_charts.bars_by_grade(bars, description="d", measures={"recall": "red"})
-    )
+    spec = grade_charts.confusion(square, description="d", grades=grades)
+    assert axis_titles(spec) == {"predicted grade", "label"}
+    assert marks(spec).count("text") == 2
+    bar = {"grade": "0 none", "measure": "recall", "value": 0.5}
+    spec = grade_charts.bars_by_grade([bar], description="d", measures={"recall": "red"})
+    assert axis_titles(spec) == {"grade", "share"}
+    assert "rect" in marks(spec)
     point = {"bin": "0 to 1", "confidence": 0.5, "accuracy": 0.4, "count": 7}
-    assert {"rule", "symbol"} <= set(
-        marks(grade_charts.reliability_diagram([point], description="d"))
-    )
+    spec = grade_charts.reliability_diagram([point], description="d")
+    assert axis_titles(spec) == {"mean probability of the predicted grade", "share that is right"}
+    assert {"rule", "symbol"} <= set(marks(spec))
     curve = [
         {"place": place, "false": place, "sensitivity": place, "threshold": 1 - place}
         for place in (0, 1)
     ]
-    found = marks(grade_charts.roc_curve(curve, curve[0], description="d"))
-    assert found.count("line") == 2 and "path" in found
-    stage = [{"name": "training", "value": 3.0, "text": "3 s"}]
-    assert {"rect", "text"} <= set(marks(row_charts.bars(stage, description="d", title="time")))
+    spec = grade_charts.roc_curve(curve, curve[0], description="d")
+    assert axis_titles(spec) == {"1 - specificity", "sensitivity"}
+    assert marks(spec).count("line") == 2 and "path" in marks(spec)
+    stage = {"name": "training", "value": 3.0, "text": "3 s"}
+    assert {"rect", "text"} <= set(marks(row_charts.bars([stage], description="d", title="time")))
+
+
+def test_the_axis_of_a_forest_tells_the_difference_alone() -> None:
+    numbers = {"difference": 0.1, "low": 0.0, "high": 0.2, "clear": True}
+    row = {"name": "a", "p": "0.1", "verdict": "better", **numbers}
+    spec = row_charts.forest([row], description="d", title="difference in QWK")
+    assert axis_titles(spec) == {"difference in QWK"}
