@@ -21,13 +21,13 @@ LOW, HIGH = bounds(PAIRS, level=0.999)
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize(("patients", "draws"), [(100, 1000), (1200, 1000), (17_500, 600)])
+@pytest.mark.parametrize(("patients", "draws"), [(100, 1000), (1200, 1000)])
 def test_two_trained_models_of_equal_worth(patients, draws):
     found = pairs(LUCKLESS, count=PAIRS, patients=patients, seeds=1, draws=draws, seed=1)
     assert LOW <= misses([one.by_models() for one in found]) <= HIGH
 
 
-@pytest.mark.parametrize("patients", [100, 1200, 17_500])
+@pytest.mark.parametrize("patients", [100, 1200])
 @pytest.mark.parametrize("population", [SAME, ALIKE], ids=["same", "alike"])
 def test_two_settings_of_equal_worth_with_two_seeds_each(patients, population: Population):
     given = {"count": PAIRS, "patients": patients, "seeds": 2, "draws": 300, "seed": 2}
