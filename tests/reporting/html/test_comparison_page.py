@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dr.reporting.comparison import compare
+from benchmarks.comparing import write_runs
+from dr.reporting.comparison import Asked, compare
+from dr.reporting.html.compared import comparison_data
 from dr.reporting.html.comparison_page import (
     MOST_CURVES,
     ComparisonData,
@@ -15,7 +17,6 @@ from dr.reporting.html.comparison_page import (
     comparison_page,
     mean_curve,
 )
-from dr.reporting.html.tables import Score
 from dr.reporting.runs import read_runs
 from tests.conftest import HOSTILE
 from tests.reporting.html.test_run_page import Page
@@ -37,27 +38,29 @@ def test_a_comparison_of_run_folders_is_a_table_and_curves(make_run: Any) -> Non
     make_run("b", changes={"schedule__max_lr": 0.01})
     last = make_run("c", done=2)
     runs = compare(read_runs(last.parent))
-    rows = [
-        [
-            run.name,
-            *(str(run.settings[key]) for key in runs.columns),
-            None if run.pooled is None else Score(run.pooled["qwk"], 0.1, 0.9),
-            len(run.folds),
-        ]
-        for run in runs.rows
-    ]
-    curves = [found for run in runs.rows if (found := mean_curve(run.folder)) is not None]
-    data = ComparisonData(
-        columns=["run", *runs.labels, "QWK", "folds"], rows=rows, notes=runs.notes, curves=curves
-    )
-    page = Page(comparison_page(data))
+    page = Page(comparison_page(comparison_data(runs)))
     assert [row[0] for row in page.tables[0]] == ["run", "a", "b", "c"]
-    assert page.tables[0][0] == ["run", "max_lr", "QWK", "folds"]
-    assert page.tables[0][1][2].endswith("0.1000 to 0.9000")
-    assert page.tables[0][3][2:] == ["–", "2"]
+    assert page.tables[0][0][:4] == ["run", "max_lr", "runs", "pooled QWK"]
+    assert page.tables[0][3][2:4] == ["0 of 1", "–"]
     assert all(any(note in text for text in page.texts) for note in runs.notes)
     titles = [spec["description"].split(",")[0] for spec in page.specs() if "layer" in spec]
     assert titles == ["QWK by epoch", "Loss by epoch", "Learning rate by epoch"]
+
+
+def test_a_judged_comparison_shows_its_intervals_and_differences(tmp_path: Path) -> None:
+    write_runs(tmp_path, runs=6, patients=60)
+    runs = compare(read_runs(tmp_path), Asked(baseline="simulated_0000"))
+    data = comparison_data(runs)
+    judged = [row.judgement for row in runs.rows]
+    expected = [one.versus for one in judged if one.versus is not None]
+    found = [(one.difference, one.low, one.high) for one in data.differences]
+    assert found == [(one.value, one.low, one.high) for one in expected]
+    assert [one.p for one in data.differences] == [
+        one.p_adjusted for one in judged if one.versus is not None
+    ]
+    page = Page(comparison_page(data))
+    score = judged[0].score
+    assert f"{score.low:.4f} to {score.high:.4f}" in page.tables[0][1][3]
 
 
 def test_the_mean_curve_covers_the_epochs_that_all_folds_have(make_run: Any) -> None:
