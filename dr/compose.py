@@ -464,10 +464,14 @@ def _run_hydra(
             _note(error, door)
         return None
 
+    before = signal.getsignal(signal.SIGINT)
     if any(argument.startswith("hydra/launcher=") for argument in sys.argv):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # joblib would kill jobs that are saving
     sys.argv[1:] = _door_arguments(sys.argv[1:], schema)
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name=name)(job)()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _door_arguments(arguments: list[str], schema: type) -> list[str]:

@@ -115,7 +115,7 @@ def test_a_run_needs_its_source_no_more(
     shutil.rmtree(gone)
     accelerator = choose_accelerator(AccelConfig(name="cpu"))
     assert len(load_run(first.folder, accelerator).models) == 3
-    assert compare(read_runs(first.folder.parent)).rows[0].state == "complete"
+    assert compare(read_runs(first.folder.parent)).rows[0].summary.state == "complete"
     again = trained(compose_rerun(first.folder, TrainConfig, []))
     assert again.folder.name == f"{first.folder.name}-2"
     assert again.result == first.result
