@@ -30,6 +30,7 @@ CHANGES = (
     "folds=2",
     "epochs=2",
     "save_minutes=0",
+    "report.enabled=false",
 )
 PRECISIONS = {
     "float32": (),
