@@ -103,9 +103,10 @@ def _filled(draws: Values, values: Values) -> Values:
 
 
 def _noise(scores: Sequence[SettingScores]) -> SeedNoise | None:
-    """The seeds' noise, where two settings or more have two seeds or more; None otherwise."""
+    """The seeds' noise, where two settings or all have two seeds or more; None otherwise."""
     several = [one for one in scores if one.seeds > 1]
-    return seed_noise(several) if len(several) > 1 else None
+    enough = len(several) > 1 or len(several) == len(scores)
+    return seed_noise(several) if enough else None
 
 
 def _judged_together(scores: Sequence[SettingScores], noise: SeedNoise | None) -> list[int]:

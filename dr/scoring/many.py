@@ -44,6 +44,8 @@ def not_told_from_best(
     `noise` the statement is about settings, and seeds are drawn too; without, it is about trained
     models, one of each setting.
     """
+    if len(settings) == 1:
+        return np.ones(1, dtype=bool)
     means = np.array([one.mean for one in settings])
     joint = _Joint(settings, noise)
     chance = _Chance(joint, seed=seed)

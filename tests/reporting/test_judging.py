@@ -74,6 +74,15 @@ def test_one_setting_with_seeds_beside_single_ones_makes_all_models():
     assert sum(one.reference for one in judged.values()) == 1
 
 
+def test_a_setting_alone_has_the_interval_of_its_seeds_too():
+    runs = cohort(settings=1, seeds=4)
+    (alone,) = judge(runs, [["s0", "s1", "s2"]]).values()
+    assert alone.about_settings
+    (model,) = judge(runs, [["s0"]]).values()
+    assert not model.about_settings
+    assert alone.score.low < alone.score.value < alone.score.high
+
+
 def test_a_baseline_is_the_reference_and_p_values_are_corrected_for_the_others():
     runs = cohort(settings=3, seeds=2)
     names = [["s0", "s1"], ["s2", "s3"], ["s4", "s5"]]
